@@ -1,0 +1,2 @@
+//! `weft-cni`, the CNI plugin binary.
+fn main() {}

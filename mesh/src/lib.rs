@@ -1,0 +1,13 @@
+//! WireGuard tunnels between weft nodes, and who is in the mesh.
+//!
+//! This crate knows nothing of routes, pods or nftables: it turns what nodes say about
+//! themselves into a [`Roster`], and a wanted [`DeviceConfig`](device::DeviceConfig) into tunnels.
+
+pub mod device;
+pub mod discovery;
+pub mod key;
+pub mod member;
+pub mod tunnel;
+
+pub use key::{PresharedKey, PrivateKey, PublicKey};
+pub use member::{Endpoint, Member, NodeId, NodeName, Roster, ServedName};

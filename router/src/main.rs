@@ -1,0 +1,2 @@
+//! `weft`, the node agent and its command line.
+fn main() {}

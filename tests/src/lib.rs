@@ -1,0 +1,1 @@
+//! The lab in which weft is tested: nodes, pods, links and faults in network namespaces.
