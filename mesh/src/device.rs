@@ -59,9 +59,18 @@ pub struct PeerStatus {
 #[derive(Clone, Debug)]
 pub enum Change {
     /// The device's own key, port and mark.
-    SetDevice { private_key: PrivateKey, listen_port: u16, fwmark: u32 },
+    SetDevice {
+        private_key: PrivateKey,
+        listen_port: u16,
+        fwmark: u32,
+    },
     /// A peer as a whole: added where it is not there, else brought to this state. Allowed IPs that
     /// are not listed are taken from it; its session survives unless its pre-shared key changed.
-    SetPeer { public_key: PublicKey, config: PeerConfig },
-    RemovePeer { public_key: PublicKey },
+    SetPeer {
+        public_key: PublicKey,
+        config: PeerConfig,
+    },
+    RemovePeer {
+        public_key: PublicKey,
+    },
 }

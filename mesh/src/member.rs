@@ -19,7 +19,9 @@ pub struct NodeId([u8; 32]);
 pub enum ParseNodeError {
     #[error("a node's identity is 52 characters of lower-case base32")]
     Id,
-    #[error("a node's name is one DNS label: 1 to 63 of a-z, 0-9 and '-', neither first nor last a '-'")]
+    #[error(
+        "a node's name is one DNS label: 1 to 63 of a-z, 0-9 and '-', neither first nor last a '-'"
+    )]
     Name,
     #[error("an endpoint is HOST:PORT, an IPv6 address in brackets")]
     Endpoint,
@@ -42,7 +44,11 @@ impl NodeId {
 
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&data_encoding::BASE32_NOPAD.encode(&self.0).to_ascii_lowercase())
+        f.write_str(
+            &data_encoding::BASE32_NOPAD
+                .encode(&self.0)
+                .to_ascii_lowercase(),
+        )
     }
 }
 
@@ -91,10 +97,14 @@ impl FromStr for NodeName {
     fn from_str(text: &str) -> Result<Self, ParseNodeError> {
         let bytes = text.as_bytes();
         let legal = (1..=63).contains(&bytes.len())
-            && bytes.iter().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+            && bytes
+                .iter()
+                .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
             && bytes[0] != b'-'
             && bytes[bytes.len() - 1] != b'-';
-        legal.then(|| Self(text.to_owned())).ok_or(ParseNodeError::Name)
+        legal
+            .then(|| Self(text.to_owned()))
+            .ok_or(ParseNodeError::Name)
     }
 }
 
@@ -125,12 +135,16 @@ impl FromStr for Endpoint {
         let port = port.parse().map_err(|_| ParseNodeError::Endpoint)?;
         let label = |l: &str| {
             (1..=63).contains(&l.len())
-                && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+                && l.bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
         };
         if host.len() > 253 || !host.trim_end_matches('.').split('.').all(label) {
             return Err(ParseNodeError::Endpoint);
         }
-        Ok(Self::Name { host: host.to_ascii_lowercase(), port })
+        Ok(Self::Name {
+            host: host.to_ascii_lowercase(),
+            port,
+        })
     }
 }
 

@@ -12,7 +12,11 @@ pub enum TunnelError {
     #[error("the kernel has no WireGuard: {0}")]
     NoKernelModule(#[source] io::Error),
     #[error("{act}: {source}")]
-    Io { act: String, #[source] source: io::Error },
+    Io {
+        act: String,
+        #[source]
+        source: io::Error,
+    },
     #[error("the WireGuard device {link} refused a message: {reason}")]
     Refused { link: String, reason: String },
 }
