@@ -5,7 +5,9 @@
 
 pub mod device;
 pub mod discovery;
+pub mod identity;
 pub mod key;
+pub mod keystore;
 pub mod member;
 pub mod tunnel;
 

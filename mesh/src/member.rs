@@ -167,8 +167,10 @@ pub struct Member {
     pub endpoints: Vec<Endpoint>,
     /// The ranges that are this node's, sorted; empty until its claim is final.
     pub pod_cidrs: Vec<IpNet>,
-    /// Sorted by name.
+    /// Sorted by name; empty when it is away.
     pub names: Vec<ServedName>,
+    /// It said goodbye: its names are withdrawn, its ranges stay its own.
+    pub away: bool,
 }
 
 impl Member {

@@ -1,5 +1,7 @@
 //! The seam: who is in the mesh, and the telling of it.
 
+pub mod gossip;
+
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -12,7 +14,10 @@ pub struct Announcement {
     pub name: NodeName,
     pub public_key: PublicKey,
     pub endpoints: Vec<Endpoint>,
+    /// Served addresses lie in this node's ranges; others are not told on.
     pub names: Vec<ServedName>,
+    /// A goodbye: the names are withdrawn everywhere, the ranges stay this node's.
+    pub away: bool,
 }
 
 /// A source of membership: gossip, the Kubernetes API, or a file.
