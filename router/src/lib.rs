@@ -1,1 +1,3 @@
 //! The weft node agent.
+
+pub mod demo;

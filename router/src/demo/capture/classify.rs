@@ -1,0 +1,453 @@
+//! What a frame on the underlay is. Whatever is not known to be sealed or harmless is plaintext.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::Watch;
+
+const ETH_IPV4: u16 = 0x0800;
+const ETH_ARP: u16 = 0x0806;
+const ETH_IPV6: u16 = 0x86dd;
+const HOP_BY_HOP: u8 = 0;
+const ICMP: u8 = 1;
+const IGMP: u8 = 2;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
+
+/// A TCP payload at least this long and nearly all printable is text, not ciphertext: of random
+/// bytes 37 % are printable.
+const TEXT_BYTES: usize = 48;
+
+/// An Ethernet frame as the kernel handed it over.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame<'a> {
+    pub bytes: &'a [u8],
+    /// The payload bytes of each datagram, where one frame stands for several (UDP segmentation).
+    pub segment: Option<usize>,
+}
+
+/// What a frame is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Class {
+    WireGuard,
+    Control,
+    Noise,
+    Plaintext(String),
+}
+
+/// Says what `frame` is.
+pub fn classify(frame: Frame<'_>, watch: &Watch) -> Class {
+    let found = watch.secrets.iter().find(|secret| {
+        !secret.is_empty()
+            && frame
+                .bytes
+                .windows(secret.len())
+                .any(|window| window == &secret[..])
+    });
+    if found.is_some() {
+        return plain("bytes that were to be sealed");
+    }
+    let Some((header, body)) = frame.bytes.split_at_checked(14) else {
+        return plain("a frame without a header");
+    };
+    match u16::from_be_bytes([header[12], header[13]]) {
+        ETH_ARP => arp(body, watch),
+        ETH_IPV4 | ETH_IPV6 => match Packet::parse(body) {
+            Some(packet) => of_packet(&packet, frame.segment, watch, Quoted::No),
+            None => plain("a broken IP packet"),
+        },
+        other => Class::Plaintext(format!("a frame of type {other:#06x}")),
+    }
+}
+
+/// Whether a packet came by itself or inside an ICMP error about it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Quoted {
+    No,
+    Yes,
+}
+
+struct Packet<'a> {
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    fragment: bool,
+    payload: &'a [u8],
+}
+
+impl<'a> Packet<'a> {
+    fn parse(bytes: &'a [u8]) -> Option<Self> {
+        match bytes.first()? >> 4 {
+            4 => Self::v4(bytes),
+            6 => Self::v6(bytes),
+            _ => None,
+        }
+    }
+
+    fn v4(bytes: &'a [u8]) -> Option<Self> {
+        let header = usize::from(bytes[0] & 15) * 4;
+        if header < 20 || bytes.len() < header {
+            return None;
+        }
+        let address = |at: usize| {
+            let octets: [u8; 4] = bytes.get(at..at + 4)?.try_into().ok()?;
+            Some(IpAddr::V4(Ipv4Addr::from(octets)))
+        };
+        // A short frame is padded; a quoted packet, or one of segments over 64 KiB, is not whole.
+        let total = usize::from(u16::from_be_bytes([bytes[2], bytes[3]]));
+        let end = if (header..=bytes.len()).contains(&total) {
+            total
+        } else {
+            bytes.len()
+        };
+        Some(Self {
+            source: address(12)?,
+            destination: address(16)?,
+            protocol: bytes[9],
+            fragment: u16::from_be_bytes([bytes[6], bytes[7]]) & 0x3fff != 0,
+            payload: &bytes[header..end],
+        })
+    }
+
+    fn v6(bytes: &'a [u8]) -> Option<Self> {
+        let address = |at: usize| {
+            let octets: [u8; 16] = bytes.get(at..at + 16)?.try_into().ok()?;
+            Some(IpAddr::V6(Ipv6Addr::from(octets)))
+        };
+        let body = bytes.get(40..)?;
+        let length = usize::from(u16::from_be_bytes([bytes[4], bytes[5]]));
+        let mut payload = body.get(..length).filter(|_| length > 0).unwrap_or(body);
+        let mut protocol = bytes[6];
+        // Multicast listener reports carry a router alert option (RFC 3810, section 5).
+        if protocol == HOP_BY_HOP {
+            let skip = 8 + usize::from(*payload.get(1)?) * 8;
+            protocol = payload[0];
+            payload = payload.get(skip..)?;
+        }
+        Some(Self {
+            source: address(8)?,
+            destination: address(24)?,
+            protocol,
+            fragment: protocol == 44,
+            payload,
+        })
+    }
+}
+
+fn of_packet(packet: &Packet<'_>, segment: Option<usize>, watch: &Watch, quoted: Quoted) -> Class {
+    for address in [packet.source, packet.destination] {
+        if watch.pools.iter().any(|pool| pool.contains(&address)) {
+            return Class::Plaintext(format!(
+                "{} with an address of the mesh",
+                protocol(packet.protocol)
+            ));
+        }
+    }
+    if packet.fragment {
+        return plain("a fragment");
+    }
+    match packet.protocol {
+        UDP => udp(packet, segment, watch, quoted),
+        TCP => tcp(packet, watch, quoted),
+        IGMP => Class::Noise,
+        ICMP => icmp(packet, watch, &[3, 11, 12]),
+        ICMPV6 => match packet.payload.first() {
+            // Multicast listeners (RFC 2710, 3810), then router and neighbour discovery (RFC 4861).
+            Some(130..=132 | 143) => Class::Noise,
+            Some(133..=137) => neighbour(packet.payload, watch),
+            _ => icmp(packet, watch, &[1, 2, 3, 4]),
+        },
+        other => Class::Plaintext(protocol(other)),
+    }
+}
+
+fn udp(packet: &Packet<'_>, segment: Option<usize>, watch: &Watch, quoted: Quoted) -> Class {
+    let Some((from, to)) = ports(packet.payload) else {
+        return plain("a broken UDP datagram");
+    };
+    if from != watch.port && to != watch.port {
+        return Class::Plaintext(format!("UDP {from} to {to}"));
+    }
+    let payload = packet.payload.get(8..).unwrap_or_default();
+    if quoted == Quoted::Yes {
+        return Class::Noise;
+    }
+    let step = segment.filter(|step| *step > 0).unwrap_or(payload.len());
+    let sealed = step > 0 && payload.chunks(step).all(is_wireguard);
+    if sealed {
+        Class::WireGuard
+    } else {
+        Class::Plaintext(format!("UDP {} that is not WireGuard's", watch.port))
+    }
+}
+
+/// The four messages of WireGuard by type, reserved bytes and length (its paper, section 5.4).
+fn is_wireguard(message: &[u8]) -> bool {
+    match message {
+        [1, 0, 0, 0, ..] => message.len() == 148,
+        [2, 0, 0, 0, ..] => message.len() == 92,
+        [3, 0, 0, 0, ..] => message.len() == 64,
+        // Data is padded to 16 bytes, but never beyond the link's MTU, so only the least is sure.
+        [4, 0, 0, 0, ..] => message.len() >= 32,
+        _ => false,
+    }
+}
+
+fn tcp(packet: &Packet<'_>, watch: &Watch, quoted: Quoted) -> Class {
+    let Some((from, to)) = ports(packet.payload) else {
+        return plain("a broken TCP segment");
+    };
+    if from != watch.port && to != watch.port {
+        return Class::Plaintext(format!("TCP {from} to {to}"));
+    }
+    if quoted == Quoted::Yes {
+        return Class::Noise;
+    }
+    let header = packet
+        .payload
+        .get(12)
+        .map_or(20, |byte| usize::from(byte >> 4) * 4);
+    let payload = packet.payload.get(header..).unwrap_or_default();
+    let printable = payload
+        .iter()
+        .filter(|byte| matches!(byte, 0x20..=0x7e | b'\n' | b'\r' | b'\t'))
+        .count();
+    if payload.len() >= TEXT_BYTES && printable * 10 >= payload.len() * 9 {
+        Class::Plaintext(format!("TCP {} that carries text", watch.port))
+    } else {
+        Class::Control
+    }
+}
+
+/// An error quotes the packet that it is about: harmless if that one is.
+fn icmp(packet: &Packet<'_>, watch: &Watch, errors: &[u8]) -> Class {
+    let kind = packet.payload.first().copied().unwrap_or_default();
+    if !errors.contains(&kind) {
+        return Class::Plaintext(format!("{} type {kind}", protocol(packet.protocol)));
+    }
+    match packet.payload.get(8..).and_then(Packet::parse) {
+        // An error is never about an error (RFC 1122, section 3.2.2), so this ends.
+        Some(inner) if inner.protocol == UDP || inner.protocol == TCP => {
+            of_packet(&inner, None, watch, Quoted::Yes)
+        }
+        _ => Class::Plaintext(format!(
+            "{} about something else",
+            protocol(packet.protocol)
+        )),
+    }
+}
+
+/// Asking the underlay for an address of the mesh is already a leak.
+fn neighbour(message: &[u8], watch: &Watch) -> Class {
+    let target = message
+        .get(8..24)
+        .and_then(|octets| <[u8; 16]>::try_from(octets).ok())
+        .map(|octets| IpAddr::V6(octets.into()));
+    let asks = matches!(message.first(), Some(135 | 136));
+    let inside = |address: IpAddr| watch.pools.iter().any(|pool| pool.contains(&address));
+    if asks && target.is_some_and(inside) {
+        return plain("neighbour discovery of an address of the mesh");
+    }
+    Class::Noise
+}
+
+fn arp(body: &[u8], watch: &Watch) -> Class {
+    let inside = [14, 24].into_iter().any(|at| {
+        body.get(at..at + 4)
+            .and_then(|octets| <[u8; 4]>::try_from(octets).ok())
+            .map(|octets| IpAddr::V4(octets.into()))
+            .is_some_and(|address| watch.pools.iter().any(|pool| pool.contains(&address)))
+    });
+    if inside {
+        return plain("ARP for an address of the mesh");
+    }
+    Class::Noise
+}
+
+fn ports(bytes: &[u8]) -> Option<(u16, u16)> {
+    let [a, b, c, d, _, _, _, _, ..] = *bytes else {
+        return None;
+    };
+    Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
+}
+
+fn protocol(number: u8) -> String {
+    match number {
+        ICMP => "ICMP".to_owned(),
+        TCP => "TCP".to_owned(),
+        UDP => "UDP".to_owned(),
+        ICMPV6 => "ICMPv6".to_owned(),
+        other => format!("IP protocol {other}"),
+    }
+}
+
+fn plain(what: &str) -> Class {
+    Class::Plaintext(what.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn watch() -> Watch {
+        Watch {
+            port: 6783,
+            pools: vec![
+                "10.32.0.0/12".parse().unwrap(),
+                "fd00:7ef7::/48".parse().unwrap(),
+            ],
+            secrets: vec![b"the page".to_vec()],
+        }
+    }
+
+    fn v4(source: [u8; 4], destination: [u8; 4], protocol: u8, payload: &[u8]) -> Vec<u8> {
+        let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, protocol, 0, 0];
+        packet[2..4].copy_from_slice(&(20 + payload.len() as u16).to_be_bytes());
+        packet.extend(source);
+        packet.extend(destination);
+        packet.extend(payload);
+        packet
+    }
+
+    fn frame(kind: u16, body: &[u8]) -> Vec<u8> {
+        let mut frame = vec![2; 12];
+        frame.extend(kind.to_be_bytes());
+        frame.extend(body);
+        frame
+    }
+
+    fn udp(from: u16, to: u16, payload: &[u8]) -> Vec<u8> {
+        let mut datagram = Vec::new();
+        datagram.extend(from.to_be_bytes());
+        datagram.extend(to.to_be_bytes());
+        datagram.extend((8 + payload.len() as u16).to_be_bytes());
+        datagram.extend([0, 0]);
+        datagram.extend(payload);
+        datagram
+    }
+
+    const A: [u8; 4] = [198, 18, 0, 2];
+    const B: [u8; 4] = [198, 18, 0, 3];
+    const POD: [u8; 4] = [10, 32, 1, 2];
+
+    fn check(bytes: &[u8], segment: Option<usize>, want: &str) {
+        let class = classify(Frame { bytes, segment }, &watch());
+        let text = match class {
+            Class::Plaintext(what) => format!("plaintext: {what}"),
+            other => format!("{other:?}"),
+        };
+        assert_eq!(text, want);
+    }
+
+    fn sealed(kind: u8, length: usize) -> Vec<u8> {
+        let mut message = vec![0xa7; length];
+        message[..4].copy_from_slice(&[kind, 0, 0, 0]);
+        message
+    }
+
+    #[test]
+    fn a_wireguard_message_is_known_by_type_and_length() {
+        let of = |payload: &[u8]| frame(ETH_IPV4, &v4(A, B, UDP, &udp(6783, 6783, payload)));
+        check(&of(&sealed(1, 148)), None, "WireGuard");
+        check(&of(&sealed(2, 92)), None, "WireGuard");
+        check(&of(&sealed(3, 64)), None, "WireGuard");
+        check(&of(&sealed(4, 32)), None, "WireGuard");
+        let not = "plaintext: UDP 6783 that is not WireGuard's";
+        check(&of(&sealed(1, 149)), None, not);
+        check(&of(&sealed(5, 148)), None, not);
+        check(&of(&sealed(4, 31)), None, not);
+        check(&of(b""), None, not);
+    }
+
+    #[test]
+    fn each_segment_of_a_large_send_is_looked_at() {
+        let mut two = sealed(4, 96);
+        two.extend(sealed(4, 64));
+        let good = frame(ETH_IPV4, &v4(A, B, UDP, &udp(6783, 6783, &two)));
+        check(&good, Some(96), "WireGuard");
+        two[96] = b'G';
+        let bad = frame(ETH_IPV4, &v4(A, B, UDP, &udp(6783, 6783, &two)));
+        check(
+            &bad,
+            Some(96),
+            "plaintext: UDP 6783 that is not WireGuard's",
+        );
+    }
+
+    #[test]
+    fn an_address_of_the_mesh_is_plaintext_wherever_it_stands() {
+        let ping = frame(ETH_IPV4, &v4(POD, B, ICMP, &[8; 16]));
+        check(&ping, None, "plaintext: ICMP with an address of the mesh");
+        let sealed = frame(ETH_IPV4, &v4(A, POD, UDP, &udp(6783, 6783, &sealed(4, 64))));
+        check(&sealed, None, "plaintext: UDP with an address of the mesh");
+        let mut ask = [0; 28];
+        ask[24..28].copy_from_slice(&POD);
+        check(
+            &frame(ETH_ARP, &ask),
+            None,
+            "plaintext: ARP for an address of the mesh",
+        );
+        check(&frame(ETH_ARP, &[0; 28]), None, "Noise");
+    }
+
+    #[test]
+    fn control_that_is_text_is_not_sealed() {
+        let mut segment = vec![0; 20];
+        segment[..4].copy_from_slice(&[0x1a, 0x7f, 0x90, 0x00]);
+        segment[12] = 0x50;
+        let of = |payload: &[u8]| {
+            let mut whole = segment.clone();
+            whole.extend(payload);
+            frame(ETH_IPV4, &v4(A, B, TCP, &whole))
+        };
+        check(&of(b""), None, "Control");
+        let noise: Vec<u8> = (0..200u8).map(|n| n.wrapping_mul(97)).collect();
+        check(&of(&noise), None, "Control");
+        check(
+            &of(&[b'{'; 60]),
+            None,
+            "plaintext: TCP 6783 that carries text",
+        );
+    }
+
+    #[test]
+    fn an_error_is_as_harmless_as_what_it_quotes() {
+        let of = |inner: &[u8]| {
+            let mut error = vec![3, 3, 0, 0, 0, 0, 0, 0];
+            error.extend(inner);
+            frame(ETH_IPV4, &v4(B, A, ICMP, &error))
+        };
+        check(&of(&v4(A, B, UDP, &udp(6783, 6783, b""))), None, "Noise");
+        check(
+            &of(&v4(A, B, UDP, &udp(40000, 53, b""))),
+            None,
+            "plaintext: UDP 40000 to 53",
+        );
+        check(
+            &of(&v4(A, POD, TCP, &[0; 8])),
+            None,
+            "plaintext: TCP with an address of the mesh",
+        );
+    }
+
+    #[test]
+    fn a_secret_is_found_inside_anything() {
+        let mut message = sealed(4, 64);
+        message[20..28].copy_from_slice(b"the page");
+        let whole = frame(ETH_IPV4, &v4(A, B, UDP, &udp(6783, 6783, &message)));
+        check(&whole, None, "plaintext: bytes that were to be sealed");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_frame_breaks_it(mut bytes in proptest::collection::vec(0u8.., 0..200), kind in 0usize..4,
+                              segment in proptest::option::of(0usize..100)) {
+            if bytes.len() > 14 {
+                let kinds = [ETH_IPV4, ETH_IPV6, ETH_ARP, 1];
+                bytes[12..14].copy_from_slice(&kinds[kind].to_be_bytes());
+                bytes[14] = [0x45, 0x60, 0x4f, 0][kind];
+            }
+            classify(Frame { bytes: &bytes, segment }, &watch());
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! `weft demo`, and the namespaces it builds.
+
+pub mod capture;
+pub mod net;
