@@ -17,7 +17,7 @@ pub struct Pool {
 pub enum PoolError {
     #[error("this node has no range of pod addresses yet")]
     NoRange,
-    #[error("{} {} is full: {used} of {size} addresses in use", plural(.ranges), list(.ranges))]
+    #[error("{} full: {used} of {size} addresses in use", subject(.ranges))]
     Full {
         ranges: Vec<IpNet>,
         used: u128,
@@ -216,13 +216,12 @@ fn offset(range: &IpNet, address: IpAddr) -> Option<u128> {
     }
 }
 
-fn plural(ranges: &[IpNet]) -> &'static str {
-    if ranges.len() == 1 { "range" } else { "ranges" }
-}
-
-fn list(ranges: &[IpNet]) -> String {
+fn subject(ranges: &[IpNet]) -> String {
     let names: Vec<String> = ranges.iter().map(ToString::to_string).collect();
-    names.join(" + ")
+    match names.as_slice() {
+        [one] => format!("range {one} is"),
+        many => format!("ranges {} are", many.join(" + ")),
+    }
 }
 
 #[cfg(test)]
