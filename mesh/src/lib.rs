@@ -4,6 +4,7 @@
 //! themselves into a [`Roster`], and a wanted [`DeviceConfig`](device::DeviceConfig) into tunnels.
 
 pub mod device;
+pub mod diff;
 pub mod discovery;
 pub mod identity;
 pub mod key;

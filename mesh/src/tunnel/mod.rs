@@ -1,9 +1,14 @@
 //! The seam: a WireGuard device, Linux's own or ours in userspace.
 
+#[cfg(any(test, feature = "testing"))]
+pub mod fake;
+pub mod userspace;
+
 use std::future::Future;
 use std::io;
 
 use crate::device::{Change, DeviceStatus};
+
 
 /// Why a tunnel could not do what was asked.
 #[derive(Debug, thiserror::Error)]

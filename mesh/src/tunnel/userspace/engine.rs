@@ -1,0 +1,221 @@
+//! What happens to each packet and each datagram: which peer, which way, or why not. It holds the
+//! table and the counters; reading and writing are [`Output`]'s and the workers'.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use boringtun::noise::errors::WireGuardError;
+use boringtun::noise::handshake::parse_handshake_anon;
+use boringtun::noise::{Packet, Tunn, TunnResult};
+
+use super::drops::{Drop, Drops};
+use super::session::{Now, OVERHEAD, Opened};
+use super::table::{Peer, PeerState, Table};
+use crate::PublicKey;
+
+/// The largest IP packet.
+pub(super) const LARGEST: usize = 65_535;
+/// Room for the largest packet, sealed.
+pub(super) const SCRATCH: usize = LARGEST + OVERHEAD;
+
+/// Where packets and datagrams go.
+pub(super) trait Output {
+    fn network(&self, datagram: &[u8], to: SocketAddr) -> io::Result<()>;
+    fn tunnel(&self, packet: &[u8]) -> io::Result<()>;
+}
+
+/// The packet path of the device.
+#[derive(Default)]
+pub(super) struct Engine {
+    pub(super) table: ArcSwap<Table>,
+    pub(super) drops: Drops,
+}
+
+impl Engine {
+    /// A packet of `len` bytes from the host, at the start of `buffer`; padding may be written
+    /// behind it. `scratch` holds at least [`SCRATCH`] bytes.
+    pub(super) fn from_tunnel(
+        &self,
+        buffer: &mut [u8],
+        len: usize,
+        scratch: &mut [u8],
+        now: Now,
+        out: &impl Output,
+    ) {
+        let Some(destination) = buffer.get(..len).and_then(Tunn::dst_address) else {
+            return self.drops.count(Drop::NotIp);
+        };
+        let table = self.table.load();
+        let Some((_, peer)) = table.allowed_ips.longest_match(destination) else {
+            return self.drops.count(Drop::NoPeer);
+        };
+        let mut state = peer.lock();
+        let Some(endpoint) = state.endpoint else {
+            return self.drops.count(Drop::NoEndpoint);
+        };
+        let sealed = state.session.seal(buffer, len, scratch, now.instant);
+        drop(state);
+        self.drops.add(Drop::QueueFull, sealed.dropped);
+        if let Some(len) = sealed.datagram {
+            self.send(peer, &scratch[..len], endpoint, out);
+        }
+    }
+
+    /// A datagram from the network. `scratch` holds at least [`SCRATCH`] bytes.
+    pub(super) fn from_network(
+        &self,
+        datagram: &[u8],
+        source: SocketAddr,
+        scratch: &mut [u8],
+        now: Now,
+        out: &impl Output,
+    ) {
+        let table = self.table.load();
+        let peer = match self.sender(&table, datagram, source, out) {
+            Ok(peer) => peer,
+            Err(reason) => return self.drops.count(reason),
+        };
+        let mut state = peer.lock();
+        let opened = state.session.open(datagram, scratch, now);
+        match opened {
+            Opened::Cookie => return,
+            Opened::Refused(reason) => return self.drops.count(reason),
+            _ => peer.count_received(datagram.len()),
+        }
+        if !may_roam(&table, &mut state, source) {
+            return self.drops.count(Drop::EndpointInMesh);
+        }
+        let owes = state.session.owes();
+        drop(state);
+        match opened {
+            Opened::Handshake(len) => self.send(peer, &scratch[..len], source, out),
+            Opened::Packet(len, inner) => self.deliver(&table, peer, &scratch[..len], inner, out),
+            Opened::NotIp => self.drops.count(Drop::InnerNotIp),
+            Opened::Keepalive | Opened::Cookie | Opened::Refused(_) => {}
+        }
+        if owes {
+            self.flush(peer, scratch, now, out);
+        }
+    }
+
+    /// What is due for every peer. To be called every 250 ms.
+    pub(super) fn tick(&self, scratch: &mut [u8], now: Now, out: &impl Output) {
+        let table = self.table.load();
+        if let Some(identity) = &table.identity {
+            identity.limiter.reset_count();
+        }
+        for peer in table.peers.values() {
+            let mut state = peer.lock();
+            let (due, given_up) = state.session.tick(scratch, now.instant);
+            let endpoint = state.endpoint;
+            drop(state);
+            self.drops.add(Drop::HandshakeGivenUp, given_up);
+            if let (Some(len), Some(endpoint)) = (due, endpoint) {
+                self.send(peer, &scratch[..len], endpoint, out);
+            }
+        }
+    }
+
+    /// Sends what `make` says is due for a peer now.
+    pub(super) fn kick(
+        &self,
+        peer: &Peer,
+        scratch: &mut [u8],
+        out: &impl Output,
+        make: impl FnOnce(&mut PeerState, &mut [u8]) -> Option<usize>,
+    ) {
+        let mut state = peer.lock();
+        let due = make(&mut state, scratch);
+        let endpoint = state.endpoint;
+        drop(state);
+        if let (Some(len), Some(endpoint)) = (due, endpoint) {
+            self.send(peer, &scratch[..len], endpoint, out);
+        }
+    }
+
+    /// The peer that a datagram claims to be from. Answers with a cookie under load.
+    fn sender<'t>(
+        &self,
+        table: &'t Table,
+        datagram: &[u8],
+        source: SocketAddr,
+        out: &impl Output,
+    ) -> Result<&'t Arc<Peer>, Drop> {
+        let identity = table.identity.as_ref().ok_or(Drop::UnknownKey)?;
+        let mut cookie = [0; 64];
+        let packet = match identity
+            .limiter
+            .verify_packet(Some(source.ip()), datagram, &mut cookie)
+        {
+            Ok(packet) => packet,
+            Err(TunnResult::WriteToNetwork(cookie)) => {
+                // A cookie that is lost is asked for again.
+                let _ = out.network(cookie, source);
+                return Err(Drop::UnderLoad);
+            }
+            Err(TunnResult::Err(WireGuardError::InvalidMac)) => return Err(Drop::BadMac),
+            Err(_) => return Err(Drop::NotWireguard),
+        };
+        let by_index = |index: u32| table.by_index.get(&(index >> 8)).ok_or(Drop::UnknownIndex);
+        match packet {
+            Packet::HandshakeInit(initiation) => {
+                let half = parse_handshake_anon(&identity.secret, &identity.public, &initiation)
+                    .map_err(|_| Drop::BadHandshake)?;
+                let key = PublicKey::from_bytes(half.peer_static_public);
+                table.peers.get(&key).ok_or(Drop::UnknownKey)
+            }
+            Packet::HandshakeResponse(response) => by_index(response.receiver_idx),
+            Packet::PacketCookieReply(reply) => by_index(reply.receiver_idx),
+            Packet::PacketData(data) => by_index(data.receiver_idx),
+        }
+    }
+
+    fn deliver(
+        &self,
+        table: &Table,
+        peer: &Arc<Peer>,
+        packet: &[u8],
+        source: IpAddr,
+        out: &impl Output,
+    ) {
+        match table.allowed_ips.longest_match(source) {
+            Some((_, holder)) if Arc::ptr_eq(holder, peer) => {}
+            _ => return self.drops.count(Drop::SourceNotAllowed),
+        }
+        if out.tunnel(packet).is_err() {
+            self.drops.count(Drop::TunWrite);
+        }
+    }
+
+    fn flush(&self, peer: &Peer, scratch: &mut [u8], now: Now, out: &impl Output) {
+        // The lock is kept so that what waited goes out before what comes now.
+        let mut state = peer.lock();
+        while let (Some(len), Some(endpoint)) =
+            (state.session.flush(scratch, now.instant), state.endpoint)
+        {
+            self.send(peer, &scratch[..len], endpoint, out);
+        }
+    }
+
+    fn send(&self, peer: &Peer, datagram: &[u8], to: SocketAddr, out: &impl Output) {
+        match out.network(datagram, to) {
+            Ok(()) => peer.count_sent(datagram.len()),
+            Err(_) => self.drops.count(Drop::UdpSend),
+        }
+    }
+}
+
+/// Follows a peer to the address of an authentic datagram, unless it lies inside the mesh: the
+/// underlay never runs inside the mesh.
+fn may_roam(table: &Table, state: &mut PeerState, source: SocketAddr) -> bool {
+    if state.endpoint == Some(source) {
+        return true;
+    }
+    if matches!(table.allowed_ips.longest_match(source.ip()), Some((1.., _))) {
+        return false;
+    }
+    state.endpoint = Some(source);
+    true
+}

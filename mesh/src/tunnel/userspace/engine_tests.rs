@@ -1,0 +1,454 @@
+//! Two engines joined by a wire in memory: what goes through, what is dropped and why.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use proptest::prelude::*;
+
+use super::engine::{Engine, LARGEST, Output, SCRATCH};
+use super::session::{Identity, Now, Session};
+use super::table::{Peer, Table};
+use crate::{PresharedKey, PrivateKey};
+
+/// Keeps what an engine puts out.
+#[derive(Default)]
+struct Kept {
+    datagrams: Mutex<VecDeque<(Vec<u8>, SocketAddr)>>,
+    packets: Mutex<Vec<Vec<u8>>>,
+}
+
+impl Output for Kept {
+    fn network(&self, datagram: &[u8], to: SocketAddr) -> io::Result<()> {
+        self.datagrams
+            .lock()
+            .unwrap()
+            .push_back((datagram.to_vec(), to));
+        Ok(())
+    }
+
+    fn tunnel(&self, packet: &[u8]) -> io::Result<()> {
+        self.packets.lock().unwrap().push(packet.to_vec());
+        Ok(())
+    }
+}
+
+struct Node {
+    engine: Engine,
+    out: Kept,
+    address: SocketAddr,
+    key: PrivateKey,
+    started: Instant,
+}
+
+impl Node {
+    fn new(id: u8) -> Self {
+        let key = PrivateKey::from_bytes([id; 32]);
+        let engine = Engine::default();
+        let table = Table {
+            identity: Some(Arc::new(Identity::new(&key))),
+            ..Table::default()
+        };
+        engine.table.store(Arc::new(table));
+        let address = ([192, 0, 2, id], 6783).into();
+        Self {
+            engine,
+            out: Kept::default(),
+            address,
+            key,
+            started: Instant::now(),
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            instant: Instant::now(),
+            wall: SystemTime::UNIX_EPOCH + self.started.elapsed(),
+        }
+    }
+
+    fn add(&self, other: &Self, prefixes: &[&str], preshared: Option<PresharedKey>) {
+        let mut table = Table::clone(&self.engine.table.load());
+        let identity = table.identity.clone().unwrap();
+        let (key, index) = (other.key.public_key(), table.free_index().unwrap());
+        let session = Session::new(&identity, key, index, preshared, Instant::now());
+        let peer = Arc::new(Peer::new(key, session));
+        peer.lock().endpoint = Some(other.address);
+        table.index(&peer);
+        for prefix in prefixes {
+            table
+                .allowed_ips
+                .insert(prefix.parse().unwrap(), Arc::clone(&peer));
+        }
+        table.peers.insert(key, peer);
+        self.engine.table.store(Arc::new(table));
+    }
+
+    fn peer(&self, other: &Self) -> Arc<Peer> {
+        Arc::clone(&self.engine.table.load().peers[&other.key.public_key()])
+    }
+
+    fn from_host(&self, packet: &[u8]) {
+        let mut buffer = vec![0xee; LARGEST];
+        buffer[..packet.len()].copy_from_slice(packet);
+        self.engine.from_tunnel(
+            &mut buffer,
+            packet.len(),
+            &mut vec![0; SCRATCH],
+            self.now(),
+            &self.out,
+        );
+    }
+
+    fn hear(&self, datagram: &[u8], source: SocketAddr) {
+        self.engine.from_network(
+            datagram,
+            source,
+            &mut vec![0; SCRATCH],
+            self.now(),
+            &self.out,
+        );
+    }
+
+    fn sent(&self) -> Option<(Vec<u8>, SocketAddr)> {
+        self.out.datagrams.lock().unwrap().pop_front()
+    }
+
+    fn delivered(&self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut *self.out.packets.lock().unwrap())
+    }
+
+    fn drops(&self, reason: &str) -> u64 {
+        self.engine
+            .drops
+            .counted()
+            .get(reason)
+            .copied()
+            .unwrap_or(0)
+    }
+}
+
+/// Carries datagrams both ways until there are none.
+fn exchange(a: &Node, b: &Node) {
+    loop {
+        let (there, back) = (a.sent(), b.sent());
+        if there.is_none() && back.is_none() {
+            return;
+        }
+        there.inspect(|(datagram, _)| b.hear(datagram, a.address));
+        back.inspect(|(datagram, _)| a.hear(datagram, b.address));
+    }
+}
+
+fn packet(source: [u8; 4], destination: [u8; 4], payload: usize) -> Vec<u8> {
+    let len = 20 + payload;
+    let mut packet = vec![
+        0x45,
+        0,
+        (len >> 8) as u8,
+        len as u8,
+        0,
+        0,
+        0,
+        0,
+        64,
+        17,
+        0,
+        0,
+    ];
+    packet.extend(source);
+    packet.extend(destination);
+    packet.resize(len, 0xab);
+    packet
+}
+
+const A: [u8; 4] = [10, 32, 1, 1];
+const B: [u8; 4] = [10, 32, 2, 1];
+
+fn pair() -> (Node, Node) {
+    let (a, b) = (Node::new(1), Node::new(2));
+    a.add(&b, &["10.32.2.0/24"], None);
+    b.add(&a, &["10.32.1.0/24"], None);
+    (a, b)
+}
+
+#[test]
+fn packets_that_waited_for_the_handshake_arrive_in_order_and_unpadded() {
+    let (a, b) = pair();
+    let packets: Vec<_> = (0..5).map(|n| packet(A, B, n)).collect();
+    packets.iter().for_each(|packet| a.from_host(packet));
+    exchange(&a, &b);
+    assert_eq!(b.delivered(), packets);
+
+    b.from_host(&packet(B, A, 1400));
+    exchange(&a, &b);
+    assert_eq!(a.delivered(), [packet(B, A, 1400)]);
+    assert!(a.engine.drops.counted().is_empty(), "{:?}", a.engine.drops);
+    assert!(b.engine.drops.counted().is_empty(), "{:?}", b.engine.drops);
+}
+
+#[test]
+fn small_packets_are_padded_on_the_wire() {
+    let (a, b) = pair();
+    a.from_host(&packet(A, B, 0));
+    exchange(&a, &b);
+    a.from_host(&packet(A, B, 1));
+    let (datagram, to) = a.sent().unwrap();
+    assert_eq!((datagram.len(), to), (32 + 32, b.address));
+}
+
+#[test]
+fn an_initiation_alone_is_no_handshake_for_the_one_who_answers_it() {
+    let (a, b) = pair();
+    a.from_host(&packet(A, B, 0));
+    let (initiation, _) = a.sent().unwrap();
+    b.hear(&initiation, a.address);
+    let heard = |node: &Node, of: &Node| node.peer(of).lock().session.last_handshake();
+    assert_eq!(heard(&b, &a), None);
+    exchange(&a, &b);
+    assert!(heard(&a, &b).is_some());
+    assert!(heard(&b, &a).is_some());
+}
+
+#[test]
+fn a_source_that_another_peer_holds_by_a_longer_prefix_is_dropped_and_counted() {
+    let (a, b, c) = (Node::new(1), Node::new(2), Node::new(3));
+    a.add(&b, &["10.32.2.0/24"], None);
+    b.add(&a, &["10.32.0.0/16"], None);
+    b.add(&c, &["10.32.3.0/24"], None);
+    a.from_host(&packet([10, 32, 3, 1], B, 0));
+    a.from_host(&packet([192, 168, 0, 1], B, 0));
+    a.from_host(&packet(A, B, 0));
+    exchange(&a, &b);
+    assert_eq!(b.delivered(), [packet(A, B, 0)]);
+    assert_eq!(b.drops("source_not_allowed"), 2);
+}
+
+#[test]
+fn a_peer_is_followed_to_the_address_that_it_is_heard_from() {
+    let (a, b) = pair();
+    a.from_host(&packet(A, B, 0));
+    exchange(&a, &b);
+    let moved: SocketAddr = "[2001:db8::7]:999".parse().unwrap();
+    a.from_host(&packet(A, B, 0));
+    let (datagram, _) = a.sent().unwrap();
+
+    let mut forged = datagram.clone();
+    *forged.last_mut().unwrap() ^= 1;
+    b.hear(&forged, moved);
+    assert_eq!(b.peer(&a).lock().endpoint, Some(a.address));
+    assert_eq!(b.drops("bad_data"), 1);
+
+    b.hear(&datagram, moved);
+    assert_eq!(b.peer(&a).lock().endpoint, Some(moved));
+    b.hear(&datagram, a.address);
+    assert_eq!(b.peer(&a).lock().endpoint, Some(moved));
+    assert_eq!(b.drops("replayed"), 1);
+}
+
+#[test]
+fn an_endpoint_inside_the_mesh_is_never_taken() {
+    let (a, b) = pair();
+    a.from_host(&packet(A, B, 0));
+    exchange(&a, &b);
+    b.delivered();
+    a.from_host(&packet(A, B, 0));
+    b.hear(&a.sent().unwrap().0, (A, 6783).into());
+    assert_eq!(b.peer(&a).lock().endpoint, Some(a.address));
+    assert_eq!(b.drops("endpoint_in_mesh"), 1);
+    assert!(b.delivered().is_empty());
+}
+
+#[test]
+fn a_key_that_is_no_peers_gets_no_answer() {
+    let (a, b, stranger) = (Node::new(1), Node::new(2), Node::new(3));
+    b.add(&a, &["10.32.1.0/24"], None);
+    stranger.add(&b, &["10.32.2.0/24"], None);
+    stranger.from_host(&packet(A, B, 0));
+    b.hear(&stranger.sent().unwrap().0, stranger.address);
+    assert_eq!(b.sent(), None);
+    assert_eq!(b.drops("unknown_key"), 1);
+}
+
+#[test]
+fn packets_without_a_way_are_counted_by_reason() {
+    let (a, b) = pair();
+    a.from_host(&packet(A, [192, 0, 2, 9], 0));
+    a.from_host(&[0x60, 1, 2]);
+    a.peer(&b).lock().endpoint = None;
+    a.from_host(&packet(A, B, 0));
+    let reasons = ["no_peer", "not_ip", "no_endpoint"].map(|reason| a.drops(reason));
+    assert_eq!(reasons, [1, 1, 1]);
+}
+
+#[test]
+fn a_silent_peer_costs_a_bounded_queue_and_one_initiation() {
+    let (a, _b) = pair();
+    (0..100).for_each(|_| a.from_host(&packet(A, B, 1400)));
+    assert_eq!(a.out.datagrams.lock().unwrap().len(), 1);
+    assert_eq!(a.drops("queue_full"), 68);
+    (0..10).for_each(|_| a.from_host(&packet(A, B, 40_000)));
+    assert_eq!(a.drops("queue_full"), 68 + 32 + 9);
+}
+
+#[test]
+fn a_changed_preshared_key_loses_no_packet() {
+    let (a, b) = pair();
+    a.from_host(&packet(A, B, 0));
+    exchange(&a, &b);
+    b.delivered();
+    let rekey = |node: &Node, other: &Node| {
+        let mut table = Table::clone(&node.engine.table.load());
+        let (identity, index) = (table.identity.clone().unwrap(), table.free_index().unwrap());
+        let peer = node.peer(other);
+        let key = Some(PresharedKey::from_bytes([9; 32]));
+        let now = Instant::now();
+        peer.lock()
+            .session
+            .set_preshared(&identity, peer.key, index, key, now);
+        table.index(&peer);
+        node.engine.table.store(Arc::new(table));
+    };
+    rekey(&a, &b);
+    a.from_host(&packet(A, B, 1));
+    exchange(&a, &b);
+    rekey(&b, &a);
+    b.from_host(&packet(B, A, 2));
+    exchange(&a, &b);
+    assert_eq!(b.delivered(), [packet(A, B, 1)]);
+    assert_eq!(a.delivered(), [packet(B, A, 2)]);
+
+    // The handshake with the new key takes over.
+    let peer = a.peer(&b);
+    let mut scratch = vec![0; SCRATCH];
+    a.engine.kick(&peer, &mut scratch, &a.out, |state, out| {
+        state.session.initiate_now(out, Instant::now())
+    });
+    exchange(&a, &b);
+    a.from_host(&packet(A, B, 3));
+    exchange(&a, &b);
+    b.from_host(&packet(B, A, 4));
+    exchange(&a, &b);
+    assert_eq!(b.delivered(), [packet(A, B, 3)]);
+    assert_eq!(a.delivered(), [packet(B, A, 4)]);
+    assert!(!a.peer(&b).lock().session.is_waiting());
+}
+
+#[test]
+fn an_initiator_that_vanished_does_not_block_our_own_handshake() {
+    let (a, b) = pair();
+    a.from_host(&packet(A, B, 0));
+    b.hear(&a.sent().unwrap().0, a.address);
+    b.sent().unwrap();
+
+    let start = Instant::now();
+    let mut scratch = vec![0; SCRATCH];
+    let peer = b.peer(&a);
+    let mut state = peer.lock();
+    let session = &mut state.session;
+    let len = 20;
+    let sealed = session.seal(&mut packet(B, A, 0), len, &mut scratch, start);
+    assert_eq!(
+        sealed.datagram, None,
+        "a handshake message has just gone out"
+    );
+    let later = start + Duration::from_secs(6);
+    assert_eq!(session.tick(&mut scratch, later).0, Some(148));
+}
+
+#[test]
+fn packets_are_given_up_when_no_handshake_comes() {
+    let (a, b) = pair();
+    a.from_host(&packet(A, B, 0));
+    let peer = a.peer(&b);
+    let mut scratch = vec![0; SCRATCH];
+    let later = Instant::now() + Duration::from_secs(91);
+    assert_eq!(peer.lock().session.tick(&mut scratch, later), (None, 1));
+}
+
+#[test]
+fn a_keepalive_is_sent_when_nothing_else_was() {
+    let (a, b) = pair();
+    a.peer(&b).lock().session.set_keepalive(Some(25));
+    a.from_host(&packet(A, B, 0));
+    exchange(&a, &b);
+    let peer = a.peer(&b);
+    let mut scratch = vec![0; SCRATCH];
+    let mut due = |seconds| {
+        let then = Instant::now() + Duration::from_secs(seconds);
+        peer.lock().session.tick(&mut scratch, then).0
+    };
+    assert_eq!(
+        [due(20), due(26), due(27), due(52)],
+        [None, Some(32), None, Some(32)]
+    );
+}
+
+#[test]
+fn a_flood_of_handshakes_is_answered_with_cookies() {
+    let (a, b) = pair();
+    a.from_host(&packet(A, B, 0));
+    let (initiation, _) = a.sent().unwrap();
+    (0..500).for_each(|_| b.hear(&initiation, a.address));
+    assert_eq!(b.drops("under_load"), 100);
+    assert_eq!(b.drops("bad_handshake"), 399);
+}
+
+proptest! {
+    #[test]
+    fn no_datagram_panics_the_device(
+        kind in 0_u8..6,
+        len in prop::sample::select(vec![0, 3, 4, 16, 31, 32, 33, 64, 92, 148, 1500]),
+        bytes in prop::collection::vec(any::<u8>(), 1500),
+        established in any::<bool>(),
+    ) {
+        let (a, b) = pair();
+        a.from_host(&packet(A, B, 0));
+        let initiation = a.sent().unwrap().0;
+        b.hear(&initiation, a.address);
+        let mut datagram = bytes[..len].to_vec();
+        if let Some(header) = datagram.get_mut(..4) {
+            header.copy_from_slice(&[kind, 0, 0, 0]);
+        }
+        if established && let Some(receiver) = datagram.get_mut(4..8) {
+            // The index of a session that is there.
+            let (answer, _) = b.sent().unwrap();
+            receiver.copy_from_slice(&answer[4..8]);
+        }
+        b.hear(&datagram, a.address);
+        prop_assert!(b.delivered().is_empty());
+    }
+
+    #[test]
+    fn a_changed_byte_of_a_datagram_is_refused(at in any::<prop::sample::Index>(), bit in 0_u8..8) {
+        let (a, b) = pair();
+        a.from_host(&packet(A, B, 0));
+        exchange(&a, &b);
+        b.delivered();
+        a.from_host(&packet(A, B, 77));
+        let (mut datagram, _) = a.sent().unwrap();
+        let at = at.index(datagram.len());
+        datagram[at] ^= 1_u8 << bit;
+        b.hear(&datagram, a.address);
+        prop_assert!(b.delivered().is_empty());
+    }
+
+    #[test]
+    fn no_packet_from_the_host_panics_the_device(
+        first in prop::sample::select(vec![0x00_u8, 0x45, 0x4f, 0x60, 0x6f, 0xff]),
+        mut bytes in prop::collection::vec(any::<u8>(), 0..200),
+        to_peer in any::<bool>(),
+    ) {
+        let (a, b) = pair();
+        if let Some(byte) = bytes.first_mut() {
+            *byte = first;
+        }
+        if to_peer && let Some(destination) = bytes.get_mut(16..20) {
+            destination.copy_from_slice(&B);
+        }
+        a.from_host(&bytes);
+        exchange(&a, &b);
+    }
+}

@@ -1,0 +1,458 @@
+//! The protocol of one peer, behind which boringtun stands: what to send for a packet, what a
+//! datagram holds, what is due. No sockets, no peer table.
+//!
+//! boringtun keeps to the handshake, the keys and the timers of the WireGuard paper. Ours are the
+//! queue before a handshake, persistent keepalives, the pace of initiations, and the change of a
+//! pre-shared key while an older session drains.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use boringtun::noise::errors::WireGuardError;
+use boringtun::noise::rate_limiter::RateLimiter;
+use boringtun::noise::{Tunn, TunnResult};
+use boringtun::x25519;
+
+use super::drops::Drop;
+use crate::{PresharedKey, PrivateKey, PublicKey};
+
+/// The most that sealing adds to a packet, and the least room that any message needs.
+pub(super) const OVERHEAD: usize = 148;
+
+/// The paper's REKEY_TIMEOUT: the least time between two handshake messages to one peer.
+const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The paper's REKEY_ATTEMPT_TIME: packets wait no longer for a handshake.
+const REKEY_ATTEMPT_TIME: Duration = Duration::from_secs(90);
+/// The paper's REJECT_AFTER_TIME: no session is used longer.
+const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
+/// How long an old session still opens what was on its way when a new one took over.
+const DRAIN: Duration = Duration::from_secs(10);
+/// A peer that does not answer costs no more memory than this.
+const MOST_QUEUED: usize = 32;
+const MOST_QUEUED_BYTES: usize = 64 * 1024;
+/// Packets up to this size are padded; beyond, padding might exceed what the path carries.
+const PAD_UP_TO: usize = 1280;
+
+/// Both clocks, read once for each batch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Now {
+    pub(super) instant: Instant,
+    pub(super) wall: SystemTime,
+}
+
+/// The device's own key, and what is computed from it once.
+pub(super) struct Identity {
+    pub(super) secret: x25519::StaticSecret,
+    pub(super) public: x25519::PublicKey,
+    pub(super) key: PublicKey,
+    /// Checks `mac1` and bounds the handshakes of the whole device.
+    pub(super) limiter: RateLimiter,
+    /// boringtun counts again in each peer's protocol; it was counted already.
+    uncounted: Arc<RateLimiter>,
+}
+
+impl Identity {
+    /// Handshake messages a second, beyond which a sender must first prove its address.
+    const HANDSHAKES: u64 = 400;
+
+    pub(super) fn new(private: &PrivateKey) -> Self {
+        let secret = private.secret();
+        let public = x25519::PublicKey::from(&secret);
+        Self {
+            limiter: RateLimiter::new(&public, Self::HANDSHAKES),
+            uncounted: Arc::new(RateLimiter::new(&public, u64::MAX)),
+            key: PublicKey::from_bytes(*public.as_bytes()),
+            secret,
+            public,
+        }
+    }
+}
+
+/// What became of a packet for the peer.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Sealed {
+    /// The length of the datagram to send: the packet, or an initiation while it waits.
+    pub(super) datagram: Option<usize>,
+    /// How many older packets lost their place in the queue.
+    pub(super) dropped: u64,
+}
+
+/// What a datagram held. All but `Cookie` and `Refused` are authentic.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Opened {
+    /// A handshake message; the answer has this length.
+    Handshake(usize),
+    Keepalive,
+    /// An IP packet: its length and its source.
+    Packet(usize, IpAddr),
+    NotIp,
+    Cookie,
+    Refused(Drop),
+}
+
+/// The protocol state of one peer.
+pub(super) struct Session {
+    tunn: Tunn,
+    /// 24 bits; a receiver index on the wire is this and 8 bits of boringtun's.
+    index: u32,
+    draining: Option<Draining>,
+    /// `tunn` has a session to seal with.
+    ready: bool,
+    queue: VecDeque<Vec<u8>>,
+    queued_bytes: usize,
+    waiting_since: Option<Instant>,
+    /// The receiver index that we answered an initiation with, until data comes on it.
+    unconfirmed: Option<u32>,
+    last_handshake: Option<SystemTime>,
+    last_handshake_sent: Option<Instant>,
+    last_traffic: Instant,
+    keepalive: Option<Duration>,
+    preshared: Option<PresharedKey>,
+}
+
+/// The session from before a change of the pre-shared key.
+struct Draining {
+    tunn: Tunn,
+    index: u32,
+    until: Instant,
+}
+
+impl Session {
+    pub(super) fn new(
+        identity: &Identity,
+        peer: PublicKey,
+        index: u32,
+        preshared: Option<PresharedKey>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            tunn: tunn(identity, peer, index, preshared.as_ref()),
+            index,
+            draining: None,
+            ready: false,
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            waiting_since: None,
+            unconfirmed: None,
+            last_handshake: None,
+            last_handshake_sent: None,
+            last_traffic: now,
+            keepalive: None,
+            preshared,
+        }
+    }
+
+    /// The indices that datagrams for this peer bear in their upper 24 bits.
+    pub(super) fn indices(&self) -> impl Iterator<Item = u32> {
+        [
+            Some(self.index),
+            self.draining.as_ref().map(|old| old.index),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    pub(super) fn preshared(&self) -> Option<&PresharedKey> {
+        self.preshared.as_ref()
+    }
+
+    /// Seconds, as it was set.
+    pub(super) fn keepalive(&self) -> Option<u16> {
+        self.keepalive.map(|interval| interval.as_secs() as u16)
+    }
+
+    pub(super) fn set_keepalive(&mut self, seconds: Option<u16>) {
+        self.keepalive = seconds
+            .filter(|&s| s > 0)
+            .map(|s| Duration::from_secs(s.into()));
+    }
+
+    /// When a handshake was last completed: proven by the peer's answer, never by its initiation.
+    pub(super) fn last_handshake(&self) -> Option<SystemTime> {
+        self.last_handshake
+    }
+
+    /// Takes another pre-shared key for the handshakes to come. The present session is used until
+    /// there is a new one; what is queued stays.
+    pub(super) fn set_preshared(
+        &mut self,
+        identity: &Identity,
+        peer: PublicKey,
+        index: u32,
+        preshared: Option<PresharedKey>,
+        now: Instant,
+    ) {
+        let fresh = tunn(identity, peer, index, preshared.as_ref());
+        let old = std::mem::replace(&mut self.tunn, fresh);
+        if self.ready {
+            self.draining = Some(Draining {
+                tunn: old,
+                index: self.index,
+                until: now + REJECT_AFTER_TIME,
+            });
+        }
+        self.preshared = preshared;
+        self.forget_handshake(index);
+    }
+
+    /// Takes the device's new key. Sessions end, what is queued stays.
+    pub(super) fn set_identity(&mut self, identity: &Identity, peer: PublicKey, index: u32) {
+        self.tunn = tunn(identity, peer, index, self.preshared.as_ref());
+        self.draining = None;
+        self.forget_handshake(index);
+    }
+
+    fn forget_handshake(&mut self, index: u32) {
+        self.index = index;
+        self.ready = false;
+        self.unconfirmed = None;
+        self.last_handshake_sent = None;
+    }
+
+    /// Seals the first `len` bytes of `packet` into `out`, or queues them and starts a handshake.
+    /// What lies beyond `len` is overwritten by padding.
+    pub(super) fn seal(
+        &mut self,
+        packet: &mut [u8],
+        len: usize,
+        out: &mut [u8],
+        now: Instant,
+    ) -> Sealed {
+        let packet = padded(packet, len);
+        let old = self.draining.as_mut().map(|old| &mut old.tunn);
+        if let Some(tunn) = if self.ready {
+            Some(&mut self.tunn)
+        } else {
+            old
+        } {
+            self.last_traffic = now;
+            return Sealed {
+                datagram: sent(&tunn.encapsulate(packet, out)),
+                dropped: 0,
+            };
+        }
+        let dropped = self.enqueue(packet, now);
+        Sealed {
+            datagram: self.initiate(out, now),
+            dropped,
+        }
+    }
+
+    fn enqueue(&mut self, packet: &[u8], now: Instant) -> u64 {
+        self.waiting_since.get_or_insert(now);
+        self.queue.push_back(packet.to_vec());
+        self.queued_bytes += packet.len();
+        let mut dropped = 0;
+        while self.queue.len() > MOST_QUEUED || self.queued_bytes > MOST_QUEUED_BYTES {
+            let Some(oldest) = self.queue.pop_front() else {
+                break;
+            };
+            self.queued_bytes -= oldest.len();
+            dropped += 1;
+        }
+        dropped
+    }
+
+    /// A handshake initiation, unless a handshake message went out less than 5 s ago.
+    pub(super) fn initiate(&mut self, out: &mut [u8], now: Instant) -> Option<usize> {
+        if self
+            .last_handshake_sent
+            .is_some_and(|sent| now < sent + REKEY_TIMEOUT)
+        {
+            return None;
+        }
+        self.initiate_now(out, now)
+    }
+
+    /// A handshake initiation at once: the peer may be heard elsewhere than before.
+    pub(super) fn initiate_now(&mut self, out: &mut [u8], now: Instant) -> Option<usize> {
+        let datagram = sent(&self.tunn.format_handshake_initiation(out, true));
+        self.last_handshake_sent = datagram.map(|_| now).or(self.last_handshake_sent);
+        datagram
+    }
+
+    /// A handshake was begun and has not come to a session.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.ready && self.last_handshake_sent.is_some()
+    }
+
+    /// Packets wait that can be sealed now.
+    pub(super) fn owes(&self) -> bool {
+        self.ready && !self.queue.is_empty()
+    }
+
+    /// Seals the next packet that waited for the handshake.
+    pub(super) fn flush(&mut self, out: &mut [u8], now: Instant) -> Option<usize> {
+        if !self.ready {
+            return None;
+        }
+        let Some(packet) = self.queue.pop_front() else {
+            self.waiting_since = None;
+            // boringtun's own queue holds no more than keepalives.
+            return sent(&self.tunn.decapsulate(None, &[], out));
+        };
+        self.queued_bytes -= packet.len();
+        self.last_traffic = now;
+        sent(&self.tunn.encapsulate(&packet, out))
+    }
+
+    /// Opens a datagram that passed the device's limiter and bears one of our indices (or is an
+    /// initiation of this peer's key).
+    pub(super) fn open(&mut self, datagram: &[u8], out: &mut [u8], now: Now) -> Opened {
+        let Some(receiver) = word(datagram, 4) else {
+            return Opened::Refused(Drop::NotWireguard);
+        };
+        let kind = datagram[0];
+        let draining = self
+            .draining
+            .as_mut()
+            .filter(|old| old.index == receiver >> 8);
+        let tunn = match draining {
+            Some(old) if kind == DATA => &mut old.tunn,
+            Some(_) if kind != INITIATION => return Opened::Refused(Drop::BadHandshake),
+            _ => &mut self.tunn,
+        };
+        let result = tunn.decapsulate(None, datagram, out);
+        let opened = match (kind, result) {
+            (INITIATION, TunnResult::WriteToNetwork(answer)) => {
+                self.unconfirmed = word(answer, 4);
+                self.last_handshake_sent = Some(now.instant);
+                Opened::Handshake(answer.len())
+            }
+            (RESPONSE, TunnResult::WriteToNetwork(answer)) => {
+                self.last_handshake = Some(now.wall);
+                Opened::Handshake(answer.len())
+            }
+            (COOKIE, TunnResult::Done) => return Opened::Cookie,
+            (DATA, TunnResult::Done) => Opened::Keepalive,
+            (DATA, TunnResult::WriteToTunnelV4(packet, source)) => {
+                Opened::Packet(packet.len(), source.into())
+            }
+            (DATA, TunnResult::WriteToTunnelV6(packet, source)) => {
+                Opened::Packet(packet.len(), source.into())
+            }
+            // It decrypted: boringtun looks at the packet only after that.
+            (DATA, TunnResult::Err(WireGuardError::InvalidPacket)) => Opened::NotIp,
+            (_, TunnResult::Err(error)) => return Opened::Refused(reason(kind, &error)),
+            _ => return Opened::Refused(Drop::NotWireguard),
+        };
+        self.last_traffic = now.instant;
+        if kind == DATA && self.unconfirmed == Some(receiver) {
+            self.unconfirmed = None;
+            self.last_handshake = Some(now.wall);
+        }
+        if kind != DATA || !self.ready {
+            self.refresh(now.instant);
+        }
+        opened
+    }
+
+    /// What is due: a retransmission, a new handshake, a keepalive. Returns the length of the
+    /// datagram to send and how many queued packets were given up. To be called every 250 ms.
+    pub(super) fn tick(&mut self, out: &mut [u8], now: Instant) -> (Option<usize>, u64) {
+        self.draining = self.draining.take().filter(|old| now < old.until);
+        let due = sent(&self.tunn.update_timers(out));
+        self.refresh(now);
+        if due.is_some() {
+            match out.first() {
+                Some(&INITIATION) => self.last_handshake_sent = Some(now),
+                _ => self.last_traffic = now,
+            }
+            return (due, 0);
+        }
+        if self
+            .waiting_since
+            .is_some_and(|since| now >= since + REKEY_ATTEMPT_TIME)
+        {
+            let given_up = self.queue.len() as u64;
+            self.queue.clear();
+            self.queued_bytes = 0;
+            self.waiting_since = None;
+            return (None, given_up);
+        }
+        // An answered initiation whose sender vanished would block our own for minutes.
+        if self.waiting_since.is_some() && !self.ready {
+            return (self.initiate(out, now), 0);
+        }
+        if self
+            .keepalive
+            .is_some_and(|interval| now >= self.last_traffic + interval)
+        {
+            self.last_traffic = now;
+            return (self.keep_alive(out, now), 0);
+        }
+        (None, 0)
+    }
+
+    /// An empty packet, or a handshake where there is no session.
+    pub(super) fn keep_alive(&mut self, out: &mut [u8], now: Instant) -> Option<usize> {
+        if self.ready {
+            return sent(&self.tunn.encapsulate(&[], out));
+        }
+        self.initiate(out, now)
+    }
+
+    fn refresh(&mut self, now: Instant) {
+        self.ready = self.tunn.time_since_last_handshake().is_some();
+        if self.ready
+            && let Some(old) = &mut self.draining
+        {
+            old.until = old.until.min(now + DRAIN);
+        }
+    }
+}
+
+const INITIATION: u8 = 1;
+const RESPONSE: u8 = 2;
+const COOKIE: u8 = 3;
+const DATA: u8 = 4;
+
+fn tunn(
+    identity: &Identity,
+    peer: PublicKey,
+    index: u32,
+    preshared: Option<&PresharedKey>,
+) -> Tunn {
+    Tunn::new(
+        identity.secret.clone(),
+        x25519::PublicKey::from(*peer.as_bytes()),
+        preshared.map(|key| *key.expose()),
+        None,
+        index,
+        Some(Arc::clone(&identity.uncounted)),
+    )
+}
+
+/// The length of what is to be sent; boringtun writes it to the start of its buffer.
+fn sent(result: &TunnResult<'_>) -> Option<usize> {
+    match result {
+        TunnResult::WriteToNetwork(datagram) => Some(datagram.len()),
+        _ => None,
+    }
+}
+
+/// The paper's section 5.4.6: packets are padded to 16 bytes.
+fn padded(buffer: &mut [u8], len: usize) -> &[u8] {
+    let wanted = len.next_multiple_of(16);
+    if wanted > PAD_UP_TO || wanted > buffer.len() {
+        return &buffer[..len];
+    }
+    buffer[len..wanted].fill(0);
+    &buffer[..wanted]
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    let word = bytes.get(at..at + 4)?;
+    word.try_into().ok().map(u32::from_le_bytes)
+}
+
+fn reason(kind: u8, error: &WireGuardError) -> Drop {
+    match error {
+        WireGuardError::InvalidCounter | WireGuardError::DuplicateCounter => Drop::Replayed,
+        WireGuardError::NoCurrentSession | WireGuardError::WrongIndex => Drop::UnknownIndex,
+        _ if kind == DATA => Drop::BadData,
+        _ => Drop::BadHandshake,
+    }
+}

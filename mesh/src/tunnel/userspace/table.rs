@@ -1,0 +1,91 @@
+//! The peers, as a snapshot that readers load without a lock and the control side replaces whole.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::allowed_ips::AllowedIps;
+use super::session::{Identity, Session};
+use crate::PublicKey;
+
+/// Who the peers are and how each is found.
+#[derive(Clone, Default)]
+pub(super) struct Table {
+    /// None until the device has its key; there are no peers before.
+    pub(super) identity: Option<Arc<Identity>>,
+    pub(super) peers: HashMap<PublicKey, Arc<Peer>>,
+    /// By the upper 24 bits of the receiver index on the wire.
+    pub(super) by_index: HashMap<u32, Arc<Peer>>,
+    pub(super) allowed_ips: AllowedIps<Arc<Peer>>,
+}
+
+impl Table {
+    /// A free index, unpredictable so that nobody off the path can guess one.
+    pub(super) fn free_index(&self) -> Result<u32, getrandom::Error> {
+        loop {
+            let index = getrandom::u32()? >> 8;
+            if !self.by_index.contains_key(&index) {
+                return Ok(index);
+            }
+        }
+    }
+
+    /// Enters the indices that `peer`'s session has now and forgets the others.
+    pub(super) fn index(&mut self, peer: &Arc<Peer>) {
+        self.by_index.retain(|_, other| !Arc::ptr_eq(other, peer));
+        for index in peer.lock().session.indices() {
+            self.by_index.insert(index, Arc::clone(peer));
+        }
+    }
+
+    pub(super) fn remove(&mut self, key: &PublicKey) {
+        let Some(peer) = self.peers.remove(key) else {
+            return;
+        };
+        self.by_index.retain(|_, other| !Arc::ptr_eq(other, &peer));
+        self.allowed_ips
+            .retain(|_, holder| !Arc::ptr_eq(holder, &peer));
+    }
+}
+
+/// A peer of the device.
+pub(super) struct Peer {
+    pub(super) key: PublicKey,
+    state: Mutex<PeerState>,
+    /// Bytes of UDP payload, authentic ones only.
+    pub(super) received: AtomicU64,
+    pub(super) sent: AtomicU64,
+}
+
+/// What one packet at a time may touch.
+pub(super) struct PeerState {
+    pub(super) session: Session,
+    pub(super) endpoint: Option<SocketAddr>,
+}
+
+impl Peer {
+    pub(super) fn new(key: PublicKey, session: Session) -> Self {
+        Self {
+            key,
+            state: Mutex::new(PeerState {
+                session,
+                endpoint: None,
+            }),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, PeerState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn count_received(&self, bytes: usize) {
+        self.received.fetch_add(bytes as u64, Relaxed);
+    }
+
+    pub(super) fn count_sent(&self, bytes: usize) {
+        self.sent.fetch_add(bytes as u64, Relaxed);
+    }
+}
