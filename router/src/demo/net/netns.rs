@@ -1,9 +1,11 @@
 //! A network namespace with a name below `/run/netns`, and threads that work inside it.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 
@@ -11,6 +13,7 @@ use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 use super::enter::unshare;
+use super::process::confined;
 use super::{During, NetError, Netlink};
 
 const NAMES: &str = "/run/netns";
@@ -90,6 +93,11 @@ impl Netns {
                 .during(|| format!("enter namespace {}", self.name))?;
             act()
         })
+    }
+
+    /// A command that will run inside, and die with the thread that starts it.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        confined(program, self, None)
     }
 
     /// Sets a sysctl of the namespace, by its path below `/proc/sys/net`.

@@ -2,19 +2,17 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
 use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
-use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
+use rustix::thread::UnshareFlags;
 
 use super::enter::unshare;
 use super::netns::on_a_thread;
+use super::process::confined;
 use super::{During, NetError, Netns};
 
 /// A machine of the lab, as far as namespaces make one.
@@ -74,38 +72,6 @@ impl Node {
     /// A command that will run with this node's files, but in the network of `netns`: a process of
     /// one of its pods.
     pub fn command_in(&self, netns: &Netns, program: impl AsRef<OsStr>) -> Command {
-        let mut command = Command::new(program);
-        for (name, _) in std::env::vars_os() {
-            if name.as_encoded_bytes().starts_with(b"WEFT_") {
-                command.env_remove(name);
-            }
-        }
-        confine(
-            &mut command,
-            Arc::clone(&self.mounts),
-            Arc::clone(netns.fd()),
-        );
-        command
-    }
-}
-
-/// Makes the command's process enter both namespaces and die with the thread that starts it.
-#[allow(unsafe_code)]
-fn confine(command: &mut Command, mounts: Arc<OwnedFd>, net: Arc<OwnedFd>) {
-    let parent = getpid();
-    let enter = move || -> io::Result<()> {
-        move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount))?;
-        move_into_link_name_space(net.as_fd(), Some(LinkNameSpaceType::Network))?;
-        set_parent_process_death_signal(Some(Signal::KILL))?;
-        // The parent may have died before the line above.
-        if getppid() != Some(parent) {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
-        Ok(())
-    };
-    // SAFETY: between fork and exec the closure makes system calls only: it takes no lock and
-    // allocates nothing (`ErrorKind` into `io::Error` does not).
-    unsafe {
-        command.pre_exec(enter);
+        confined(program, netns, Some(Arc::clone(&self.mounts)))
     }
 }

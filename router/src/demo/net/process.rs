@@ -1,11 +1,20 @@
-//! A process that we started: it dies with us, and is reaped.
+//! Processes that we start in namespaces of ours: each dies with us, and is reaped.
 
+use std::ffi::OsStr;
 use std::io;
-use std::process::{Child, ExitStatus};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{
+    Pid, Signal, getpid, getppid, kill_process, set_parent_process_death_signal,
+};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::Netns;
 
 /// A child. Dropping it kills it and waits for its end.
 #[derive(Debug)]
@@ -73,4 +82,40 @@ impl Drop for Process {
         // It may have ended by itself, which is as good.
         let _ = self.kill();
     }
+}
+
+/// A command whose process will enter `netns`, and `mounts` where given, and die with the thread
+/// that starts it. Our own settings (`WEFT_*`) are not handed down to it.
+#[allow(unsafe_code)]
+pub(super) fn confined(
+    program: impl AsRef<OsStr>,
+    netns: &Netns,
+    mounts: Option<Arc<OwnedFd>>,
+) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"WEFT_") {
+            command.env_remove(name);
+        }
+    }
+    let parent = getpid();
+    let net = Arc::clone(netns.fd());
+    let enter = move || -> io::Result<()> {
+        if let Some(mounts) = &mounts {
+            move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount))?;
+        }
+        move_into_link_name_space(net.as_fd(), Some(LinkNameSpaceType::Network))?;
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        // The parent may have died before the line above.
+        if getppid() != Some(parent) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes system calls only: it takes no lock and
+    // allocates nothing (`ErrorKind` into `io::Error` does not).
+    unsafe {
+        command.pre_exec(enter);
+    }
+    command
 }
