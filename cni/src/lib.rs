@@ -5,9 +5,16 @@
 pub mod api;
 mod atomic;
 mod attachment;
+pub mod client;
+pub mod conf;
+pub mod env;
 mod error;
 pub mod ipam;
 pub mod note;
+pub mod plugin;
+pub mod result;
+mod version;
 
 pub use attachment::{Attachment, ContainerId, IfName, ParseNameError};
 pub use error::{Error, code};
+pub use version::SpecVersion;

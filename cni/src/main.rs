@@ -1,2 +1,7 @@
 //! `weft-cni`, the CNI plugin binary.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    weft_cni::plugin::run()
+}

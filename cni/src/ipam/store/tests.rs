@@ -83,8 +83,12 @@ fn a_ruined_lease_is_set_aside_and_its_addresses_are_still_known() {
             addresses: lease(&["10.32.7.9", "fd00::9"], "b").addresses,
         };
         assert_eq!((loaded.leases, loaded.void), (vec![], 0));
-        assert_eq!(loaded.corrupt, [corrupt.clone()]);
-        assert_eq!(store.load().unwrap().corrupt, [corrupt.clone()], "again");
+        assert_eq!(loaded.corrupt, std::slice::from_ref(&corrupt));
+        assert_eq!(
+            store.load().unwrap().corrupt,
+            std::slice::from_ref(&corrupt),
+            "again"
+        );
         store.remove_corrupt(&corrupt).unwrap();
         assert_eq!(store.load().unwrap(), Loaded::default());
     }
