@@ -1,1 +1,4 @@
 //! The lab in which weft is tested: nodes, pods, links and faults in network namespaces.
+
+pub mod lab;
+pub mod runner;

@@ -1,0 +1,96 @@
+//! Runs the tests of a file that needs namespaces, in the place of Rust's own runner.
+//!
+//! Each test is a process of its own: it enters its namespaces before any thread starts, its end
+//! ends all that it started, and one that hangs can be killed. Arguments and output are those of
+//! Rust's runner, as far as cargo and people use them.
+
+mod arguments;
+mod child;
+mod report;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use arguments::{Arguments, Mode};
+
+/// How long a test may take before it is killed.
+const LIMIT: Duration = Duration::from_secs(120);
+/// The first argument of a test's own process; the second is its name.
+const ONE: &str = "--weft-one-test";
+
+/// What a test returns: an error fails it, unless it is a [`Skipped`].
+pub type Outcome = anyhow::Result<()>;
+
+/// A test that cannot run here, and why.
+#[derive(Debug)]
+pub struct Skipped(pub String);
+
+impl std::fmt::Display for Skipped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Skipped {}
+
+/// Says that this test cannot run here, to be returned from it.
+///
+/// # Errors
+/// Always: that is what it is for.
+pub fn skip<T>(reason: impl Into<String>) -> anyhow::Result<T> {
+    Err(Skipped(reason.into()).into())
+}
+
+/// A test and its name.
+#[derive(Clone, Copy, Debug)]
+pub struct Test {
+    pub name: &'static str,
+    pub run: fn() -> Outcome,
+}
+
+/// Makes the `main` of a file of tests: `lab_tests!(one_function, another)`.
+#[macro_export]
+macro_rules! lab_tests {
+    ($($test:ident),* $(,)?) => {
+        fn main() -> ::std::process::ExitCode {
+            $crate::runner::main(&[
+                $($crate::runner::Test { name: stringify!($test), run: $test }),*
+            ])
+        }
+    };
+}
+
+/// Runs what the arguments ask for. To be called first thing in `main`.
+pub fn main(tests: &[Test]) -> ExitCode {
+    if let Some(code) = weft_router::demo::helper() {
+        return code;
+    }
+    let rest: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, name] = &rest[..]
+        && first == ONE
+    {
+        return child::run(tests, name);
+    }
+    let arguments = match Arguments::parse(&rest) {
+        Ok(arguments) => arguments,
+        Err(reason) => {
+            eprintln!("error: {reason}");
+            return ExitCode::from(2);
+        }
+    };
+    let chosen: Vec<Test> = tests
+        .iter()
+        .filter(|test| arguments.chooses(test.name))
+        .copied()
+        .collect();
+    match arguments.mode {
+        Mode::List => {
+            for test in &chosen {
+                println!("{}: test", test.name);
+            }
+            println!("\n{} tests, 0 benchmarks", chosen.len());
+            ExitCode::SUCCESS
+        }
+        Mode::Run => report::run(&chosen, tests.len() - chosen.len(), &arguments),
+    }
+}
