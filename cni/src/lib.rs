@@ -7,6 +7,7 @@ mod atomic;
 mod attachment;
 pub mod client;
 pub mod conf;
+pub mod conflist;
 pub mod env;
 mod error;
 pub mod ipam;
