@@ -1,7 +1,9 @@
 //! The seam: a WireGuard device, Linux's own or ours in userspace.
 
+mod any;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;
+pub mod kernel;
 pub mod userspace;
 
 use std::future::Future;
@@ -9,6 +11,7 @@ use std::io;
 
 use crate::device::{Change, DeviceStatus};
 
+pub use any::{AnyTunnel, Backend, ParseBackendError};
 
 /// Why a tunnel could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +19,9 @@ pub enum TunnelError {
     /// `auto` takes the userspace engine then.
     #[error("the kernel has no WireGuard: {0}")]
     NoKernelModule(#[source] io::Error),
+    /// Somebody's link; it is left alone.
+    #[error("there is a link {link} and it is a {kind} link, not ours")]
+    OtherKind { link: String, kind: String },
     #[error("{act}: {source}")]
     Io {
         act: String,
