@@ -1,0 +1,118 @@
+//! The rules that the mesh needs: guard, masquerade, segment size. Pure.
+
+use ipnet::IpNet;
+
+use super::ruleset::{
+    Action, AddressKind, Chain, ChainKind, Hook, Links, Match, Rule, Ruleset, Side,
+};
+use crate::host::LINK_PREFIX;
+
+/// The ranges that the rules are about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ranges {
+    /// All that is the mesh's: the pod pool and the ULA, or every range a node has held.
+    pub mesh: Vec<IpNet>,
+    /// This node's own.
+    pub own: Vec<IpNet>,
+}
+
+/// The table for these ranges.
+pub fn mesh_ruleset(ranges: &Ranges) -> Ruleset {
+    let mut mesh: Vec<IpNet> = ranges.mesh.iter().map(IpNet::trunc).collect();
+    let mut own: Vec<IpNet> = ranges.own.iter().map(IpNet::trunc).collect();
+    for list in [&mut mesh, &mut own] {
+        list.sort();
+        list.dedup();
+    }
+    Ruleset {
+        chains: vec![
+            // Before connection tracking: a forged packet makes no entry.
+            chain("guard_in", ChainKind::Filter, Hook::Prerouting, -300, {
+                mesh.iter().map(arrived_in_the_clear).collect()
+            }),
+            chain("clamp", ChainKind::Filter, Hook::Forward, -150, clamp()),
+            chain("source_nat", ChainKind::Nat, Hook::Postrouting, 100, {
+                own.iter().map(|own| masquerade(own, &mesh)).collect()
+            }),
+            // In postrouting and not in output: there a packet that was just given another
+            // destination (a Service's pod) still bears the link of its old route.
+            chain("guard_out", ChainKind::Filter, Hook::Postrouting, 110, {
+                mesh.iter().map(leaving_in_the_clear).collect()
+            }),
+        ],
+    }
+}
+
+fn chain(name: &str, kind: ChainKind, hook: Hook, priority: i32, rules: Vec<Rule>) -> Chain {
+    Chain {
+        name: name.to_owned(),
+        kind,
+        hook,
+        priority,
+        rules,
+    }
+}
+
+fn ours() -> Links {
+    Links::Prefix(LINK_PREFIX.to_owned())
+}
+
+fn loopback() -> Links {
+    Links::Named("lo".to_owned())
+}
+
+/// A pod's address as source, from outside of the mesh.
+fn arrived_in_the_clear(range: &IpNet) -> Rule {
+    Rule {
+        matches: vec![
+            Match::Inside(Side::Source, *range),
+            Match::NotLink(Side::Source, loopback()),
+            Match::NotLink(Side::Source, ours()),
+        ],
+        action: Action::Drop,
+    }
+}
+
+/// The second layer below the `unreachable` routes: whatever the routing table says.
+fn leaving_in_the_clear(range: &IpNet) -> Rule {
+    Rule {
+        matches: vec![
+            Match::Inside(Side::Destination, *range),
+            Match::NotLink(Side::Destination, loopback()),
+            Match::NotLink(Side::Destination, ours()),
+        ],
+        action: Action::Drop,
+    }
+}
+
+fn masquerade(own: &IpNet, mesh: &[IpNet]) -> Rule {
+    let mut matches = vec![Match::Inside(Side::Source, *own)];
+    matches.extend(
+        mesh.iter()
+            .filter(|range| range.addr().is_ipv4() == own.addr().is_ipv4())
+            .map(|range| Match::Outside(Side::Destination, *range)),
+    );
+    matches.push(Match::NotLink(Side::Destination, ours()));
+    for kind in [
+        AddressKind::Local,
+        AddressKind::Broadcast,
+        AddressKind::Multicast,
+    ] {
+        matches.push(Match::DestinationIsNot(kind));
+    }
+    Rule {
+        matches,
+        action: Action::Masquerade,
+    }
+}
+
+/// Both ways: the packet that opens a connection and the one that answers it.
+fn clamp() -> Vec<Rule> {
+    [Side::Source, Side::Destination]
+        .into_iter()
+        .map(|side| Rule {
+            matches: vec![Match::Link(side, ours()), Match::TcpSyn],
+            action: Action::ClampMss,
+        })
+        .collect()
+}

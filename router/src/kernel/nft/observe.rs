@@ -1,0 +1,84 @@
+//! What our table says now, asked of the kernel.
+
+use std::io;
+
+use super::TABLE;
+use super::encode::{GET_CHAIN, GET_RULE, GET_TABLE, message};
+use super::ruleset::{ChainPrint, Fingerprint, base_text};
+use crate::kernel::socket::Netlink;
+use crate::kernel::wire::{Attributes, Received};
+
+const INET: u8 = libc::NFPROTO_INET as u8;
+const DUMP: u16 = libc::NLM_F_DUMP as u16;
+/// Of `struct nfgenmsg`.
+pub(crate) const HEADER: usize = 4;
+const TABLE_DORMANT: u32 = 1;
+
+/// The fingerprint of our table; `None` when there is no such table.
+pub(crate) fn observe(netlink: &mut Netlink) -> io::Result<Option<Fingerprint>> {
+    let tables = netlink.dump(&message(GET_TABLE, DUMP, INET), |table| {
+        let attributes = table.attributes(HEADER);
+        (attributes.text(1) == Some(TABLE)).then(|| be32_of(attributes, 2).unwrap_or(0))
+    })?;
+    let Some(flags) = tables.first() else {
+        return Ok(None);
+    };
+    let mut fingerprint = Fingerprint::default();
+    if flags & TABLE_DORMANT != 0 {
+        // A table asleep is not what we wrote, whatever it holds.
+        return Ok(Some(fingerprint));
+    }
+    let chains = netlink.dump(&message(GET_CHAIN, DUMP, INET), |chain| {
+        let (table, name, base) = chain_of(&chain)?;
+        (table == TABLE).then_some((name, base))
+    })?;
+    for (name, base) in chains {
+        let rules = Vec::new();
+        fingerprint.chains.insert(name, ChainPrint { base, rules });
+    }
+    let request = message(GET_RULE, DUMP, INET).text(1, TABLE);
+    let rules = netlink.dump(&request, |rule| {
+        let attributes = rule.attributes(HEADER);
+        let ours = attributes.text(1) == Some(TABLE);
+        ours.then_some((attributes.text(2)?.to_owned(), comment_of(attributes)))
+    })?;
+    for (chain, comment) in rules {
+        if let Some(chain) = fingerprint.chains.get_mut(&chain) {
+            chain.rules.push(comment);
+        }
+    }
+    Ok(Some(fingerprint))
+}
+
+/// Table, name and base of a chain.
+fn chain_of(chain: &Received<'_>) -> Option<(String, String, String)> {
+    let attributes = chain.attributes(HEADER);
+    let hook = attributes.nested(4);
+    let base = base_text(
+        attributes.text(7).unwrap_or("none"),
+        be32_of(hook, 1).unwrap_or(u32::MAX),
+        be32_of(hook, 2).unwrap_or(0).cast_signed(),
+        be32_of(attributes, 5) == Some(libc::NF_ACCEPT as u32),
+    );
+    Some((
+        attributes.text(1)?.to_owned(),
+        attributes.text(3)?.to_owned(),
+        base,
+    ))
+}
+
+/// A rule's comment; empty when it has none, as a rule of somebody else's may.
+fn comment_of(rule: Attributes<'_>) -> String {
+    let Some([0, length, text @ ..]) = rule.find(7) else {
+        return String::new();
+    };
+    let text = text.get(..usize::from(*length)).unwrap_or(text);
+    String::from_utf8_lossy(text)
+        .trim_end_matches('\0')
+        .to_owned()
+}
+
+pub(crate) fn be32_of(attributes: Attributes<'_>, kind: u16) -> Option<u32> {
+    let value = attributes.find(kind)?.get(..4)?;
+    Some(u32::from_be_bytes(value.try_into().ok()?))
+}

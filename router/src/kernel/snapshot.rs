@@ -1,0 +1,76 @@
+//! What the overlap rules look at: the host's interfaces, routes, gateways and name servers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+
+use super::netlink::{addresses, all_routes, links};
+use super::socket::Netlink;
+use crate::host::{LINK_PREFIX, PROTOCOL};
+use crate::overlap::{HostRoute, InterfaceAddress, Snapshot};
+
+/// resolv.conf, and where systemd-resolved keeps the servers behind its own.
+const RESOLV: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
+
+pub(crate) fn snapshot(netlink: &mut Netlink) -> io::Result<Snapshot> {
+    let names: BTreeMap<u32, String> = links(netlink)?
+        .into_iter()
+        .map(|seen| (seen.index, seen.name))
+        .collect();
+    let name = |index: u32| names.get(&index).cloned().unwrap_or_default();
+    let (ours, others): (Vec<_>, Vec<_>) = addresses(netlink)?
+        .into_iter()
+        .map(|(index, net)| InterfaceAddress {
+            link: name(index),
+            net,
+        })
+        .partition(|interface| interface.link.starts_with(LINK_PREFIX));
+    let foreign: Vec<_> = all_routes(netlink)?
+        .into_iter()
+        .filter(|route| route.protocol != PROTOCOL)
+        .filter(|route| !name(route.link).starts_with(LINK_PREFIX))
+        .collect();
+    let gateways: BTreeSet<IpAddr> = foreign.iter().filter_map(|route| route.gateway).collect();
+    let routes: BTreeSet<HostRoute> = foreign
+        .iter()
+        .map(|route| HostRoute {
+            destination: route.destination,
+            link: name(route.link),
+        })
+        .collect();
+    let resolvers: BTreeSet<IpAddr> = RESOLV
+        .iter()
+        .filter_map(|path| fs::read_to_string(path).ok())
+        .flat_map(|text| resolvers(&text))
+        .filter(|address| !ours.iter().any(|own| own.net.addr() == *address))
+        .collect();
+    Ok(Snapshot {
+        interfaces: others,
+        routes: routes.into_iter().collect(),
+        gateways: gateways.into_iter().collect(),
+        resolvers: resolvers.into_iter().collect(),
+        endpoints: Vec::new(),
+    })
+}
+
+/// The `nameserver` lines' addresses; one with a zone (`fe80::1%eth0`) is link-local and no matter.
+fn resolvers(text: &str) -> Vec<IpAddr> {
+    text.lines()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            (words.next()? == "nameserver").then(|| words.next()?.parse().ok())?
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_servers_are_read_from_resolv_conf() {
+        let text = "# nameserver 1.1.1.1\nsearch x\nnameserver 10.0.0.2\nnameserver fe80::1%eth0\n";
+        assert_eq!(resolvers(text), ["10.0.0.2".parse::<IpAddr>().unwrap()]);
+    }
+}
