@@ -1,4 +1,5 @@
 //! The lab in which weft is tested: nodes, pods, links and faults in network namespaces.
 
+pub mod cnitool;
 pub mod lab;
 pub mod runner;
