@@ -1,13 +1,14 @@
 //! The way of a message through the server, apart from any socket: who may ask, what the zone
 //! says, what is left for the forwarder.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use hickory_proto::op::{Message, OpCode, ResponseCode};
+use hickory_proto::op::{Message, OpCode, Query, ResponseCode};
 use ipnet::IpNet;
 
 use crate::answer::{Answer, answer};
@@ -31,7 +32,7 @@ pub(crate) struct Core {
     pub(crate) resolver: Arc<Resolver>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) refusals: Mutex<Bucket>,
-    pub(crate) turn: AtomicUsize,
+    pub(crate) turns: Turns,
 }
 
 /// What a socket does with a message.
@@ -84,7 +85,7 @@ impl Core {
     }
 
     fn answer(&self, request: Box<Request>, transport: Transport, now: Instant) -> Step {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let turn = self.turns.next(&request.query);
         let answer = answer(&self.zone.load(), &request.query, turn);
         if answer != Answer::NotOurs {
             self.counters.local.add();
@@ -177,6 +178,27 @@ fn local(request: &Request, answer: Answer) -> Option<Reply> {
     Reply::parse(message.to_vec().ok()?).ok()
 }
 
+/// Whose turn it is to come first. Names and types count apart, or a client that asks for A and
+/// AAAA in turn would always get the same order of each; a few that share a count do no harm.
+#[derive(Debug)]
+pub(crate) struct Turns([AtomicUsize; 256]);
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self([const { AtomicUsize::new(0) }; 256])
+    }
+}
+
+impl Turns {
+    fn next(&self, query: &Query) -> usize {
+        let mut hasher = DefaultHasher::new();
+        query.name().hash(&mut hasher);
+        query.query_type().hash(&mut hasher);
+        let slot = hasher.finish() as usize % self.0.len();
+        self.0[slot].fetch_add(1, Ordering::Relaxed)
+    }
+}
+
 /// A rate: `REFUSALS` a second, as many at once.
 #[derive(Debug, Default)]
 pub(crate) struct Bucket {
@@ -195,3 +217,6 @@ impl Bucket {
         self.taken <= REFUSALS
     }
 }
+
+#[cfg(test)]
+mod tests;

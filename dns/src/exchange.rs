@@ -119,8 +119,7 @@ async fn over_tcp(server: SocketAddr, id: u16, query: Vec<u8>) -> io::Result<Rep
     }
 }
 
-/// Whether a message is the reply to our query: its ID, QR and the question to the letter. A reply
-/// without a question is accepted only as an error about the query's form.
+/// Whether a message is the reply to our query: its ID, QR and the question to the letter.
 fn answers(message: &[u8], id: u16, query: &[u8]) -> bool {
     if message.len() < wire::HEADER || message[..2] != id.to_be_bytes() || message[2] & 0x80 == 0 {
         return false;

@@ -148,15 +148,11 @@ impl Servers {
         let mut plan = self.plan();
         self.without(&mut plan.servers, own);
         let count = plan.servers.len();
+        let first = self.preferred.load(Ordering::Relaxed);
         let mut unwilling = None;
         let mut failed = None;
         for turn in 0..count * usize::from(plan.rounds) {
-            let first = self.preferred.load(Ordering::Relaxed);
-            let at = if turn == 0 {
-                first
-            } else {
-                first.wrapping_add(turn)
-            } % count;
+            let at = first.wrapping_add(turn) % count;
             match exchange(plan.servers[at], ask, plan.wait).await {
                 Ok(reply) if matches!(reply.rcode(), NO_ERROR | NX_DOMAIN) => {
                     self.preferred.store(at, Ordering::Relaxed);

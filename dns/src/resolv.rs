@@ -1,6 +1,7 @@
 //! `/etc/resolv.conf`: what the host says of its name servers. It asks nobody anything.
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -68,7 +69,7 @@ impl ResolvConf {
     }
 
     fn server(&mut self, word: Option<&str>) -> bool {
-        // A scope (`fe80::1%eth0`) cannot be kept in an address, and is not understood.
+        // TODO(correctness): a link-local server with its scope, `fe80::1%eth0`.
         let Some(Ok(address)) = word.map(str::parse) else {
             return false;
         };
@@ -112,9 +113,17 @@ pub struct ResolvFile {
 #[derive(Debug, Default)]
 struct State {
     looked: Option<Instant>,
-    /// Its time and size: an editor may write twice within a clock tick.
-    stamp: Option<(SystemTime, u64)>,
+    stamp: Option<Stamp>,
     conf: ResolvConf,
+}
+
+/// What tells one state of the file from another: two writes may share a clock tick, and a file
+/// renamed into place may be older than the one it replaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    modified: SystemTime,
+    size: u64,
+    inode: u64,
 }
 
 impl ResolvFile {
@@ -143,8 +152,7 @@ impl ResolvFile {
     }
 
     fn look(&self, state: &mut State) {
-        let stamp = std::fs::metadata(&self.path).and_then(|it| Ok((it.modified()?, it.len())));
-        let Ok(stamp) = stamp else { return };
+        let Ok(stamp) = stamp(&self.path) else { return };
         if state.stamp == Some(stamp) {
             return;
         }
@@ -160,6 +168,15 @@ impl ResolvFile {
     }
 }
 
+fn stamp(path: &Path) -> std::io::Result<Stamp> {
+    let metadata = std::fs::metadata(path)?;
+    Ok(Stamp {
+        modified: metadata.modified()?,
+        size: metadata.len(),
+        inode: metadata.ino(),
+    })
+}
+
 fn read(path: &Path) -> std::io::Result<String> {
     use std::io::Read;
     let mut bytes = Vec::new();
@@ -167,4 +184,83 @@ fn read(path: &Path) -> std::io::Result<String> {
         .take(MAX_BYTES)
         .read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_resolv_conf_is_read_and_bad_lines_are_counted() {
+        let text = "# a comment\n\
+            ; another\n\
+            nameserver 10.0.0.1\n\
+            nameserver\t2001:db8::53 trailing words\n\
+            nameserver 10.0.0.1\n\
+            nameserver fe80::1%eth0\n\
+            nameserver nonsense\n\
+            nameserver\n\
+            domain first.example\n\
+            search one.example two.example\n\
+            options ndots:5 timeout:1 attempts:99 rotate unknown:7 ndots:x\n\
+            whatever this is\n\
+            \n";
+        let conf = ResolvConf::parse(text);
+        assert_eq!(
+            conf,
+            ResolvConf {
+                servers: vec!["10.0.0.1".parse().unwrap(), "2001:db8::53".parse().unwrap()],
+                search: vec!["one.example".into(), "two.example".into()],
+                ndots: 5,
+                timeout: Some(Duration::from_secs(1)),
+                attempts: 5,
+                ignored: 4,
+            }
+        );
+        assert_eq!(conf.addresses()[0].port(), 53);
+    }
+
+    #[test]
+    fn the_number_of_servers_is_bounded() {
+        let text: String = (0..200)
+            .map(|at| format!("nameserver 10.0.0.{at}\n"))
+            .collect();
+        assert_eq!(ResolvConf::parse(&text).servers.len(), MAX_SERVERS);
+    }
+
+    #[test]
+    fn a_changed_file_is_read_again_and_a_missing_one_remembered() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("resolv.conf");
+        let file = ResolvFile::new(&path);
+        let start = Instant::now();
+        let servers = |seconds| {
+            let conf = file.conf(start + Duration::from_secs(seconds));
+            conf.servers
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(servers(0), [""; 0]);
+        std::fs::write(&path, "nameserver 10.0.0.1\n").unwrap();
+        assert_eq!(servers(4), [""; 0], "looked at too soon");
+        assert_eq!(servers(5), ["10.0.0.1"]);
+        let new = directory.path().join("new");
+        std::fs::write(&new, "nameserver 10.0.0.2\n").unwrap();
+        std::fs::rename(&new, &path).unwrap();
+        assert_eq!(servers(9), ["10.0.0.1"]);
+        assert_eq!(servers(10), ["10.0.0.2"]);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(servers(20), ["10.0.0.2"]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "[a-z0-9:%#;. \\n\\t-]{0,200}|nameserver .*|options .*|\\PC*") {
+            let conf = ResolvConf::parse(&text);
+            prop_assert!(conf.ignored <= text.lines().count());
+        }
+    }
 }

@@ -106,6 +106,11 @@ impl Flight {
         let resolver = &self.resolver;
         resolver.counters.forwarded.add();
         let outcome = match resolver.upstream.exchange(&ask, &own).await {
+            // Codes beyond the header's four bits speak of our EDNS, not of the question.
+            Ok(reply) if reply.rcode() > 15 => {
+                resolver.counters.upstream_failures.add();
+                None
+            }
             Ok(reply) => {
                 let reply = Arc::new(reply.unauthoritative());
                 let kept = Arc::clone(&reply);

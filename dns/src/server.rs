@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
@@ -15,7 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::cache::CacheLimits;
-use crate::core::{Bucket, Core};
+use crate::core::{Bucket, Core, Turns};
 use crate::forward::Upstream;
 use crate::resolve::Resolver;
 use crate::stats::{Counters, Stats};
@@ -95,7 +94,7 @@ impl Server {
             resolver: Arc::new(resolver),
             counters,
             refusals: Mutex::new(Bucket::default()),
-            turn: AtomicUsize::new(0),
+            turns: Turns::default(),
         };
         Self {
             core: Arc::new(core),

@@ -20,12 +20,13 @@ use crate::query::Transport;
 /// How long a connection may say nothing, and a client may leave replies unread.
 const IDLE: Duration = Duration::from_secs(10);
 /// Queries of one connection that wait for other servers.
-const FORWARDS: usize = 32;
+const FORWARDS: usize = 8;
 /// Replies of one connection that wait to be written.
-const REPLIES: usize = 32;
-/// Connections at a time, in all and of one source.
-const CONNECTIONS: usize = 512;
-const CONNECTIONS_EACH: usize = 64;
+const REPLIES: usize = 4;
+/// Connections at a time, in all and of one source. With the two numbers above this bounds what
+/// clients that never read can hold, at 64 KB a reply.
+const CONNECTIONS: usize = 256;
+const CONNECTIONS_EACH: usize = 32;
 
 /// Who is connected, over every listening address.
 #[derive(Debug, Default)]

@@ -1,7 +1,7 @@
 //! The UDP front: one socket an address, so that a reply leaves from the address that was asked.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::net::UdpSocket;
@@ -43,7 +43,7 @@ pub(crate) async fn serve(core: Arc<Core>, socket: UdpSocket, waiting: Arc<Semap
                         ask,
                         _permit: permit,
                     };
-                    forwards.spawn(forward.run(Arc::clone(&socket), client));
+                    forwards.spawn(forward.run(Arc::downgrade(&socket), client));
                 }
                 Err(_) => send(&socket, client, &core.overloaded(&request)),
             },
@@ -59,13 +59,8 @@ struct Forward {
 }
 
 impl Forward {
-    async fn run(self, socket: Arc<UdpSocket>, client: SocketAddr) {
-        // The socket must close with its listener, not with the last of these.
-        let socket = {
-            let weak = Arc::downgrade(&socket);
-            drop(socket);
-            weak
-        };
+    /// The socket is held weakly: it closes with its listener, not with the last of these.
+    async fn run(self, socket: Weak<UdpSocket>, client: SocketAddr) {
         let reply = self
             .core
             .forward(&self.request, self.ask, Transport::Udp)
