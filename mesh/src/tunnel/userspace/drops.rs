@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 pub(super) enum Drop {
     /// From the host, for an address that no peer holds.
     NoPeer,
+    /// From the host, for many at once: a tunnel reaches one.
+    Multicast,
     /// From the host, and neither IPv4 nor IPv6.
     NotIp,
     /// For a peer that has no endpoint yet.
@@ -45,8 +47,9 @@ pub(super) enum Drop {
 }
 
 impl Drop {
-    const ALL: [(Self, &'static str); 18] = [
+    const ALL: [(Self, &'static str); 19] = [
         (Self::NoPeer, "no_peer"),
+        (Self::Multicast, "multicast"),
         (Self::NotIp, "not_ip"),
         (Self::NoEndpoint, "no_endpoint"),
         (Self::QueueFull, "queue_full"),

@@ -36,7 +36,7 @@ pub(super) struct Engine {
 impl Engine {
     /// A packet of `len` bytes from the host, at the start of `buffer`; padding may be written
     /// behind it. `scratch` holds at least [`SCRATCH`] bytes.
-    pub(super) fn from_tunnel(
+    pub(super) fn outbound(
         &self,
         buffer: &mut [u8],
         len: usize,
@@ -49,7 +49,10 @@ impl Engine {
         };
         let table = self.table.load();
         let Some((_, peer)) = table.allowed_ips.longest_match(destination) else {
-            return self.drops.count(Drop::NoPeer);
+            return self.drops.count(match destination.is_multicast() {
+                true => Drop::Multicast,
+                false => Drop::NoPeer,
+            });
         };
         let mut state = peer.lock();
         let Some(endpoint) = state.endpoint else {
@@ -64,7 +67,7 @@ impl Engine {
     }
 
     /// A datagram from the network. `scratch` holds at least [`SCRATCH`] bytes.
-    pub(super) fn from_network(
+    pub(super) fn inbound(
         &self,
         datagram: &[u8],
         source: SocketAddr,

@@ -90,10 +90,10 @@ impl Node {
         Arc::clone(&self.engine.table.load().peers[&other.key.public_key()])
     }
 
-    fn from_host(&self, packet: &[u8]) {
+    fn tell(&self, packet: &[u8]) {
         let mut buffer = vec![0xee; LARGEST];
         buffer[..packet.len()].copy_from_slice(packet);
-        self.engine.from_tunnel(
+        self.engine.outbound(
             &mut buffer,
             packet.len(),
             &mut vec![0; SCRATCH],
@@ -103,7 +103,7 @@ impl Node {
     }
 
     fn hear(&self, datagram: &[u8], source: SocketAddr) {
-        self.engine.from_network(
+        self.engine.inbound(
             datagram,
             source,
             &mut vec![0; SCRATCH],
@@ -178,11 +178,11 @@ fn pair() -> (Node, Node) {
 fn packets_that_waited_for_the_handshake_arrive_in_order_and_unpadded() {
     let (a, b) = pair();
     let packets: Vec<_> = (0..5).map(|n| packet(A, B, n)).collect();
-    packets.iter().for_each(|packet| a.from_host(packet));
+    packets.iter().for_each(|packet| a.tell(packet));
     exchange(&a, &b);
     assert_eq!(b.delivered(), packets);
 
-    b.from_host(&packet(B, A, 1400));
+    b.tell(&packet(B, A, 1400));
     exchange(&a, &b);
     assert_eq!(a.delivered(), [packet(B, A, 1400)]);
     assert!(a.engine.drops.counted().is_empty(), "{:?}", a.engine.drops);
@@ -192,9 +192,9 @@ fn packets_that_waited_for_the_handshake_arrive_in_order_and_unpadded() {
 #[test]
 fn small_packets_are_padded_on_the_wire() {
     let (a, b) = pair();
-    a.from_host(&packet(A, B, 0));
+    a.tell(&packet(A, B, 0));
     exchange(&a, &b);
-    a.from_host(&packet(A, B, 1));
+    a.tell(&packet(A, B, 1));
     let (datagram, to) = a.sent().unwrap();
     assert_eq!((datagram.len(), to), (32 + 32, b.address));
 }
@@ -202,7 +202,7 @@ fn small_packets_are_padded_on_the_wire() {
 #[test]
 fn an_initiation_alone_is_no_handshake_for_the_one_who_answers_it() {
     let (a, b) = pair();
-    a.from_host(&packet(A, B, 0));
+    a.tell(&packet(A, B, 0));
     let (initiation, _) = a.sent().unwrap();
     b.hear(&initiation, a.address);
     let heard = |node: &Node, of: &Node| node.peer(of).lock().session.last_handshake();
@@ -218,9 +218,9 @@ fn a_source_that_another_peer_holds_by_a_longer_prefix_is_dropped_and_counted() 
     a.add(&b, &["10.32.2.0/24"], None);
     b.add(&a, &["10.32.0.0/16"], None);
     b.add(&c, &["10.32.3.0/24"], None);
-    a.from_host(&packet([10, 32, 3, 1], B, 0));
-    a.from_host(&packet([192, 168, 0, 1], B, 0));
-    a.from_host(&packet(A, B, 0));
+    a.tell(&packet([10, 32, 3, 1], B, 0));
+    a.tell(&packet([192, 168, 0, 1], B, 0));
+    a.tell(&packet(A, B, 0));
     exchange(&a, &b);
     assert_eq!(b.delivered(), [packet(A, B, 0)]);
     assert_eq!(b.drops("source_not_allowed"), 2);
@@ -229,10 +229,10 @@ fn a_source_that_another_peer_holds_by_a_longer_prefix_is_dropped_and_counted() 
 #[test]
 fn a_peer_is_followed_to_the_address_that_it_is_heard_from() {
     let (a, b) = pair();
-    a.from_host(&packet(A, B, 0));
+    a.tell(&packet(A, B, 0));
     exchange(&a, &b);
     let moved: SocketAddr = "[2001:db8::7]:999".parse().unwrap();
-    a.from_host(&packet(A, B, 0));
+    a.tell(&packet(A, B, 0));
     let (datagram, _) = a.sent().unwrap();
 
     let mut forged = datagram.clone();
@@ -251,10 +251,10 @@ fn a_peer_is_followed_to_the_address_that_it_is_heard_from() {
 #[test]
 fn an_endpoint_inside_the_mesh_is_never_taken() {
     let (a, b) = pair();
-    a.from_host(&packet(A, B, 0));
+    a.tell(&packet(A, B, 0));
     exchange(&a, &b);
     b.delivered();
-    a.from_host(&packet(A, B, 0));
+    a.tell(&packet(A, B, 0));
     b.hear(&a.sent().unwrap().0, (A, 6783).into());
     assert_eq!(b.peer(&a).lock().endpoint, Some(a.address));
     assert_eq!(b.drops("endpoint_in_mesh"), 1);
@@ -266,7 +266,7 @@ fn a_key_that_is_no_peers_gets_no_answer() {
     let (a, b, stranger) = (Node::new(1), Node::new(2), Node::new(3));
     b.add(&a, &["10.32.1.0/24"], None);
     stranger.add(&b, &["10.32.2.0/24"], None);
-    stranger.from_host(&packet(A, B, 0));
+    stranger.tell(&packet(A, B, 0));
     b.hear(&stranger.sent().unwrap().0, stranger.address);
     assert_eq!(b.sent(), None);
     assert_eq!(b.drops("unknown_key"), 1);
@@ -275,10 +275,10 @@ fn a_key_that_is_no_peers_gets_no_answer() {
 #[test]
 fn packets_without_a_way_are_counted_by_reason() {
     let (a, b) = pair();
-    a.from_host(&packet(A, [192, 0, 2, 9], 0));
-    a.from_host(&[0x60, 1, 2]);
+    a.tell(&packet(A, [192, 0, 2, 9], 0));
+    a.tell(&[0x60, 1, 2]);
     a.peer(&b).lock().endpoint = None;
-    a.from_host(&packet(A, B, 0));
+    a.tell(&packet(A, B, 0));
     let reasons = ["no_peer", "not_ip", "no_endpoint"].map(|reason| a.drops(reason));
     assert_eq!(reasons, [1, 1, 1]);
 }
@@ -286,17 +286,17 @@ fn packets_without_a_way_are_counted_by_reason() {
 #[test]
 fn a_silent_peer_costs_a_bounded_queue_and_one_initiation() {
     let (a, _b) = pair();
-    (0..100).for_each(|_| a.from_host(&packet(A, B, 1400)));
+    (0..100).for_each(|_| a.tell(&packet(A, B, 1400)));
     assert_eq!(a.out.datagrams.lock().unwrap().len(), 1);
     assert_eq!(a.drops("queue_full"), 68);
-    (0..10).for_each(|_| a.from_host(&packet(A, B, 40_000)));
+    (0..10).for_each(|_| a.tell(&packet(A, B, 40_000)));
     assert_eq!(a.drops("queue_full"), 68 + 32 + 9);
 }
 
 #[test]
 fn a_changed_preshared_key_loses_no_packet() {
     let (a, b) = pair();
-    a.from_host(&packet(A, B, 0));
+    a.tell(&packet(A, B, 0));
     exchange(&a, &b);
     b.delivered();
     let rekey = |node: &Node, other: &Node| {
@@ -312,10 +312,10 @@ fn a_changed_preshared_key_loses_no_packet() {
         node.engine.table.store(Arc::new(table));
     };
     rekey(&a, &b);
-    a.from_host(&packet(A, B, 1));
+    a.tell(&packet(A, B, 1));
     exchange(&a, &b);
     rekey(&b, &a);
-    b.from_host(&packet(B, A, 2));
+    b.tell(&packet(B, A, 2));
     exchange(&a, &b);
     assert_eq!(b.delivered(), [packet(A, B, 1)]);
     assert_eq!(a.delivered(), [packet(B, A, 2)]);
@@ -327,9 +327,9 @@ fn a_changed_preshared_key_loses_no_packet() {
         state.session.initiate_now(out, Instant::now())
     });
     exchange(&a, &b);
-    a.from_host(&packet(A, B, 3));
+    a.tell(&packet(A, B, 3));
     exchange(&a, &b);
-    b.from_host(&packet(B, A, 4));
+    b.tell(&packet(B, A, 4));
     exchange(&a, &b);
     assert_eq!(b.delivered(), [packet(A, B, 3)]);
     assert_eq!(a.delivered(), [packet(B, A, 4)]);
@@ -339,7 +339,7 @@ fn a_changed_preshared_key_loses_no_packet() {
 #[test]
 fn an_initiator_that_vanished_does_not_block_our_own_handshake() {
     let (a, b) = pair();
-    a.from_host(&packet(A, B, 0));
+    a.tell(&packet(A, B, 0));
     b.hear(&a.sent().unwrap().0, a.address);
     b.sent().unwrap();
 
@@ -361,7 +361,7 @@ fn an_initiator_that_vanished_does_not_block_our_own_handshake() {
 #[test]
 fn packets_are_given_up_when_no_handshake_comes() {
     let (a, b) = pair();
-    a.from_host(&packet(A, B, 0));
+    a.tell(&packet(A, B, 0));
     let peer = a.peer(&b);
     let mut scratch = vec![0; SCRATCH];
     let later = Instant::now() + Duration::from_secs(91);
@@ -372,7 +372,7 @@ fn packets_are_given_up_when_no_handshake_comes() {
 fn a_keepalive_is_sent_when_nothing_else_was() {
     let (a, b) = pair();
     a.peer(&b).lock().session.set_keepalive(Some(25));
-    a.from_host(&packet(A, B, 0));
+    a.tell(&packet(A, B, 0));
     exchange(&a, &b);
     let peer = a.peer(&b);
     let mut scratch = vec![0; SCRATCH];
@@ -389,7 +389,7 @@ fn a_keepalive_is_sent_when_nothing_else_was() {
 #[test]
 fn a_flood_of_handshakes_is_answered_with_cookies() {
     let (a, b) = pair();
-    a.from_host(&packet(A, B, 0));
+    a.tell(&packet(A, B, 0));
     let (initiation, _) = a.sent().unwrap();
     (0..500).for_each(|_| b.hear(&initiation, a.address));
     assert_eq!(b.drops("under_load"), 100);
@@ -405,7 +405,7 @@ proptest! {
         established in any::<bool>(),
     ) {
         let (a, b) = pair();
-        a.from_host(&packet(A, B, 0));
+        a.tell(&packet(A, B, 0));
         let initiation = a.sent().unwrap().0;
         b.hear(&initiation, a.address);
         let mut datagram = bytes[..len].to_vec();
@@ -424,10 +424,10 @@ proptest! {
     #[test]
     fn a_changed_byte_of_a_datagram_is_refused(at in any::<prop::sample::Index>(), bit in 0_u8..8) {
         let (a, b) = pair();
-        a.from_host(&packet(A, B, 0));
+        a.tell(&packet(A, B, 0));
         exchange(&a, &b);
         b.delivered();
-        a.from_host(&packet(A, B, 77));
+        a.tell(&packet(A, B, 77));
         let (mut datagram, _) = a.sent().unwrap();
         let at = at.index(datagram.len());
         datagram[at] ^= 1_u8 << bit;
@@ -448,7 +448,7 @@ proptest! {
         if to_peer && let Some(destination) = bytes.get_mut(16..20) {
             destination.copy_from_slice(&B);
         }
-        a.from_host(&bytes);
+        a.tell(&bytes);
         exchange(&a, &b);
     }
 }

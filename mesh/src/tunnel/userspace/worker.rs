@@ -128,7 +128,7 @@ pub(super) fn read_tun(shared: &Shared, stop: &Stop) {
             Ok(len) => {
                 shared
                     .engine
-                    .from_tunnel(&mut buffer, len, &mut scratch, now(), shared);
+                    .outbound(&mut buffer, len, &mut scratch, now(), shared);
             }
             Err(error) => match Errno::from_io_error(&error) {
                 Some(Errno::AGAIN) => stop.wait(Some(tun.as_fd()), None),
@@ -182,7 +182,7 @@ pub(super) fn read_udp(socket: &UdpSocket, shared: &Shared, stop: &Stop) {
                 let datagram = &buffer[..len];
                 shared
                     .engine
-                    .from_network(datagram, source, &mut scratch, now(), shared);
+                    .inbound(datagram, source, &mut scratch, now(), shared);
             }
             Err(error) => match Errno::from_io_error(&error) {
                 Some(Errno::AGAIN) => stop.wait(Some(socket.as_fd()), None),

@@ -1,0 +1,489 @@
+//! Two userspace tunnels and real packets between them, in network namespaces.
+
+mod netns;
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use netns::{Node, eventually, isolated, join};
+use weft_mesh::device::{Change, DeviceConfig, DeviceStatus, PeerConfig};
+use weft_mesh::diff::diff;
+use weft_mesh::tunnel::userspace::UserspaceTunnel;
+use weft_mesh::tunnel::{AnyTunnel, Backend, Tunnel, TunnelError};
+use weft_mesh::{PrivateKey, PublicKey};
+
+const PORT: u16 = 6783;
+
+/// A node with a tunnel: `wire` outside, `weft0` inside.
+struct Mesh {
+    node: Node,
+    id: u8,
+    tunnel: Option<Arc<UserspaceTunnel>>,
+    config: DeviceConfig,
+}
+
+impl Mesh {
+    /// Inside, node 3 is 10.32.3.1 and fd00:32:3::1; the pool is routed over weft0.
+    fn new(id: u8) -> Self {
+        let config = DeviceConfig {
+            private_key: PrivateKey::from_bytes([id; 32]),
+            listen_port: PORT,
+            fwmark: 0,
+            peers: BTreeMap::new(),
+        };
+        let mut mesh = Self {
+            node: Node::new(),
+            id,
+            tunnel: None,
+            config,
+        };
+        mesh.start();
+        mesh.node.ip(&format!("addr add 10.32.{id}.1/12 dev weft0"));
+        mesh.node
+            .ip(&format!("addr add fd00:32:{id}::1/32 dev weft0 nodad"));
+        mesh.node.ip("link set weft0 mtu 1420 up");
+        mesh
+    }
+
+    fn start(&mut self) {
+        self.tunnel = None;
+        let tunnel = self
+            .node
+            .run(|| UserspaceTunnel::open("weft0"))
+            .expect("a tunnel");
+        self.tunnel = Some(Arc::new(tunnel));
+        self.apply();
+    }
+
+    fn key(&self) -> PublicKey {
+        self.config.private_key.public_key()
+    }
+
+    fn peer(&mut self, other: &Self, endpoint: Option<&str>) {
+        let id = other.id;
+        let prefixes = [format!("10.32.{id}.0/24"), format!("fd00:32:{id}::/48")];
+        let peer = PeerConfig {
+            endpoint: endpoint.map(|address| address.parse().expect("an address")),
+            allowed_ips: prefixes
+                .map(|prefix| prefix.parse().expect("a prefix"))
+                .into(),
+            ..PeerConfig::default()
+        };
+        self.config.peers.insert(other.key(), peer);
+        self.apply();
+    }
+
+    /// Brings the device to the configuration, as an agent does.
+    fn apply(&self) {
+        let changes = diff(&self.config, &self.status(), &BTreeMap::new());
+        let tunnel = Arc::clone(self.tunnel.as_ref().expect("started"));
+        self.node
+            .run(move || now(tunnel.apply(&changes)))
+            .expect("it applies");
+        assert!(diff(&self.config, &self.status(), &BTreeMap::new()).is_empty());
+    }
+
+    fn status(&self) -> DeviceStatus {
+        now(self.tunnel.as_ref().expect("started").status()).expect("a status")
+    }
+
+    fn drops(&self, reason: &str) -> u64 {
+        self.status().drops.get(reason).copied().unwrap_or(0)
+    }
+
+    fn endpoint_of(&self, other: &Self) -> Option<SocketAddr> {
+        self.status().peers[&other.key()].endpoint
+    }
+
+    fn v4(&self) -> IpAddr {
+        [10, 32, self.id, 1].into()
+    }
+
+    fn v6(&self) -> IpAddr {
+        format!("fd00:32:{}::1", self.id)
+            .parse()
+            .expect("an address")
+    }
+
+    fn udp(&self, address: IpAddr, port: u16) -> UdpSocket {
+        let socket = self
+            .node
+            .run(move || UdpSocket::bind((address, port)))
+            .expect("a socket");
+        socket
+            .set_read_timeout(Some(Duration::from_millis(500)))
+            .expect("a time");
+        socket
+    }
+}
+
+/// The futures of a userspace tunnel are ready at once.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => value,
+        Poll::Pending => panic!("a tunnel waits for something"),
+    }
+}
+
+/// A pair on one wire: 192.0.2.1 and .2, 2001:db8::1 and ::2. Peers are not set.
+fn pair() -> (Mesh, Mesh) {
+    let (a, b) = (Mesh::new(1), Mesh::new(2));
+    join(&a.node, &b.node, "wire");
+    for mesh in [&a, &b] {
+        mesh.node
+            .ip(&format!("addr add 192.0.2.{}/24 dev wire", mesh.id));
+        mesh.node
+            .ip(&format!("addr add 2001:db8::{}/64 dev wire nodad", mesh.id));
+    }
+    (a, b)
+}
+
+fn peered() -> (Mesh, Mesh) {
+    let (mut a, mut b) = pair();
+    a.peer(&b, Some("192.0.2.2:6783"));
+    b.peer(&a, Some("192.0.2.1:6783"));
+    (a, b)
+}
+
+/// One datagram there and one back.
+fn exchange(from: &UdpSocket, to: &UdpSocket) -> std::io::Result<()> {
+    let mut buffer = [0; 2048];
+    from.send_to(b"there", to.local_addr()?)?;
+    let (len, source) = to.recv_from(&mut buffer)?;
+    assert_eq!(
+        (&buffer[..len], source),
+        (&b"there"[..], from.local_addr()?)
+    );
+    to.send_to(b"back", source)?;
+    let (len, _) = from.recv_from(&mut buffer)?;
+    assert_eq!(&buffer[..len], b"back");
+    Ok(())
+}
+
+fn ping(from: &Mesh, to: IpAddr) -> bool {
+    let run = move || {
+        let arguments = ["-c", "1", "-W", "2", &to.to_string()];
+        std::process::Command::new("ping").args(arguments).output()
+    };
+    from.node
+        .run(run)
+        .expect("ping is installed")
+        .status
+        .success()
+}
+
+fn tcp(from: &Mesh, to: &Mesh, address: IpAddr) {
+    const BYTES: usize = 2_000_000;
+    let listener = to
+        .node
+        .run(move || TcpListener::bind((address, 80)))
+        .expect("a listener");
+    let address = listener.local_addr().expect("bound");
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).expect("all of it");
+        received
+    });
+    let sent: Vec<u8> = (0..BYTES).map(|n| (n / 7) as u8).collect();
+    let mut stream = from
+        .node
+        .run(move || TcpStream::connect(address))
+        .expect("a connection");
+    stream.write_all(&sent).expect("it goes through");
+    drop(stream);
+    assert!(
+        server.join().expect("the server") == sent,
+        "what was sent is what came"
+    );
+}
+
+fn carries_everything(a: &Mesh, b: &Mesh) {
+    for (from, to) in [(a.v4(), b.v4()), (a.v6(), b.v6())] {
+        exchange(&a.udp(from, 1000), &b.udp(to, 1000)).expect("both ways");
+        assert!(ping(a, to), "ping {to}");
+        assert!(ping(b, from), "ping {from}");
+        tcp(a, b, to);
+    }
+    for (mesh, other) in [(a, b), (b, a)] {
+        let status = mesh.status();
+        let peer = &status.peers[&other.key()];
+        assert!(peer.last_handshake.is_some());
+        assert!(peer.rx_bytes > 30_000 && peer.tx_bytes > 30_000, "{peer:?}");
+        // The host looks for routers on every link.
+        let lost = status.drops.keys().find(|reason| **reason != "multicast");
+        assert_eq!(lost, None, "{:?}", status.drops);
+    }
+}
+
+#[test]
+fn both_families_pass_over_an_ipv4_underlay() {
+    isolated("both_families_pass_over_an_ipv4_underlay", || {
+        let (a, b) = peered();
+        carries_everything(&a, &b);
+    });
+}
+
+#[test]
+fn both_families_pass_over_an_ipv6_underlay() {
+    isolated("both_families_pass_over_an_ipv6_underlay", || {
+        let (mut a, mut b) = pair();
+        a.peer(&b, Some("[2001:db8::2]:6783"));
+        b.peer(&a, None);
+        carries_everything(&a, &b);
+        assert_eq!(
+            b.endpoint_of(&a),
+            Some("[2001:db8::1]:6783".parse().expect("an address"))
+        );
+    });
+}
+
+#[test]
+fn a_node_whose_address_changes_is_followed() {
+    isolated("a_node_whose_address_changes_is_followed", || {
+        let (a, b) = peered();
+        let (from, to) = (a.udp(a.v4(), 1000), b.udp(b.v4(), 1000));
+        exchange(&from, &to).expect("both ways");
+        a.node.ip("addr del 192.0.2.1/24 dev wire");
+        a.node.ip("addr add 192.0.2.77/24 dev wire");
+        eventually("the peers talk again", || exchange(&from, &to).is_ok());
+        let moved = b.endpoint_of(&a).expect("an endpoint");
+        assert_ne!(moved, SocketAddr::from(([192, 0, 2, 1], PORT)));
+        exchange(&to, &from).expect("both ways from the other side");
+    });
+}
+
+#[test]
+fn a_packet_from_a_source_that_is_not_the_peers_is_dropped_and_counted() {
+    isolated(
+        "a_packet_from_a_source_that_is_not_the_peers_is_dropped_and_counted",
+        || {
+            let (a, b) = peered();
+            exchange(&a.udp(a.v4(), 1000), &b.udp(b.v4(), 1000)).expect("both ways");
+            a.node.ip("addr add 10.32.9.9/32 dev weft0");
+            a.node.ip("addr add 203.0.113.9/32 dev lo");
+            let to = b.udp(b.v4(), 2000);
+            for address in ["10.32.9.9", "203.0.113.9"] {
+                let from = a.udp(address.parse().expect("an address"), 2000);
+                from.send_to(b"forged", to.local_addr().expect("bound"))
+                    .expect("it is sent");
+            }
+            eventually("both are counted", || b.drops("source_not_allowed") == 2);
+            assert!(to.recv_from(&mut [0; 16]).is_err(), "none was delivered");
+        },
+    );
+}
+
+#[test]
+fn peers_that_come_and_go_disturb_no_session() {
+    isolated("peers_that_come_and_go_disturb_no_session", || {
+        let (mut a, b) = peered();
+        let (from, to) = (a.udp(a.v4(), 1000), b.udp(b.v4(), 1000));
+        exchange(&from, &to).expect("both ways");
+        let handshake = |mesh: &Mesh| mesh.status().peers[&b.key()].last_handshake;
+        let before = handshake(&a);
+        for id in 3..40 {
+            let key = PrivateKey::from_bytes([id; 32]).public_key();
+            let peer = PeerConfig {
+                endpoint: Some(([192, 0, 2, id], PORT).into()),
+                allowed_ips: [format!("10.32.{id}.0/24").parse().expect("a prefix")].into(),
+                persistent_keepalive: Some(25),
+                ..PeerConfig::default()
+            };
+            a.config.peers.insert(key, peer);
+            a.apply();
+            exchange(&from, &to).expect("not one datagram is lost");
+        }
+        a.config.peers.retain(|key, _| *key == b.key());
+        a.apply();
+        exchange(&from, &to).expect("not one datagram is lost");
+        assert_eq!(handshake(&a), before);
+    });
+}
+
+#[test]
+fn a_tun_outlives_its_process_and_is_adopted() {
+    isolated("a_tun_outlives_its_process_and_is_adopted", || {
+        let (mut a, b) = peered();
+        exchange(&a.udp(a.v4(), 1000), &b.udp(b.v4(), 1000)).expect("both ways");
+        let begun = Instant::now();
+        a.tunnel = None;
+        assert!(
+            begun.elapsed() < Duration::from_secs(1),
+            "the threads end promptly"
+        );
+        // Its address is still there: the link stayed.
+        let from = a.udp(a.v4(), 1000);
+        a.start();
+        let to = b.udp(b.v4(), 1000);
+        exchange(&from, &to).expect("the first packet waits for the handshake and arrives");
+    });
+}
+
+#[test]
+fn a_tun_that_is_in_use_or_is_none_is_refused_in_words() {
+    isolated(
+        "a_tun_that_is_in_use_or_is_none_is_refused_in_words",
+        || {
+            let a = Mesh::new(1);
+            a.node.ip("link add weft1 type veth peer name other");
+            let open = |link| {
+                let result = a.node.run(move || UserspaceTunnel::open(link).map(drop));
+                result.expect_err("it is refused").to_string()
+            };
+            assert!(open("weft0").starts_with("attach to weft0: another process holds it"));
+            assert!(open("weft1").contains("a link of this name that is no TUN"));
+            assert!(open("../weft").contains("1 to 15 characters"));
+        },
+    );
+}
+
+#[test]
+fn a_tun_that_somebody_deletes_is_made_again() {
+    isolated("a_tun_that_somebody_deletes_is_made_again", || {
+        let (a, b) = peered();
+        exchange(&a.udp(a.v4(), 1000), &b.udp(b.v4(), 1000)).expect("both ways");
+        a.node.ip("link del weft0");
+        let there = || {
+            let show = || {
+                std::process::Command::new("ip")
+                    .args(["link", "show", "weft0"])
+                    .output()
+            };
+            a.node.run(show).expect("ip is installed").status.success()
+        };
+        eventually("the link is back", there);
+        a.node.ip("addr add 10.32.1.1/12 dev weft0");
+        a.node.ip("link set weft0 mtu 1420 up");
+        exchange(&a.udp(a.v4(), 1000), &b.udp(b.v4(), 1000)).expect("both ways");
+    });
+}
+
+#[test]
+fn a_peer_that_restarts_is_reached_as_soon_as_it_speaks() {
+    isolated(
+        "a_peer_that_restarts_is_reached_as_soon_as_it_speaks",
+        || {
+            let (a, mut b) = peered();
+            exchange(&a.udp(a.v4(), 1000), &b.udp(b.v4(), 1000)).expect("both ways");
+            b.start();
+            exchange(&b.udp(b.v4(), 1000), &a.udp(a.v4(), 1000)).expect("both ways");
+        },
+    );
+}
+
+#[test]
+fn the_tunnels_own_datagrams_carry_the_mark() {
+    isolated("the_tunnels_own_datagrams_carry_the_mark", || {
+        let (mut a, b) = peered();
+        let (from, to) = (a.udp(a.v4(), 1000), b.udp(b.v4(), 1000));
+        exchange(&from, &to).expect("both ways");
+        a.node.ip("rule add fwmark 0x7766 unreachable");
+        exchange(&from, &to).expect("there is no mark yet");
+        a.config.fwmark = 0x7766;
+        a.apply();
+        exchange(&from, &to).expect_err("what is marked has no route");
+        assert_ne!(a.drops("udp_send"), 0);
+    });
+}
+
+#[test]
+fn a_changed_port_is_listened_on_and_followed() {
+    isolated("a_changed_port_is_listened_on_and_followed", || {
+        let (mut a, b) = peered();
+        let (from, to) = (a.udp(a.v4(), 1000), b.udp(b.v4(), 1000));
+        exchange(&from, &to).expect("both ways");
+        a.config.listen_port = 7000;
+        a.apply();
+        exchange(&from, &to).expect("both ways");
+        assert_eq!(b.endpoint_of(&a), Some(([192, 0, 2, 1], 7000).into()));
+    });
+}
+
+#[test]
+fn what_is_no_wireguard_is_counted_and_answered_by_nothing() {
+    isolated(
+        "what_is_no_wireguard_is_counted_and_answered_by_nothing",
+        || {
+            let (a, b) = peered();
+            let stranger = a.udp([192, 0, 2, 1].into(), 4000);
+            for datagram in [&b""[..], b"hello", &[1; 148], &[4, 0, 0, 0].repeat(16)] {
+                stranger
+                    .send_to(datagram, "192.0.2.2:6783")
+                    .expect("it is sent");
+            }
+            let refused = || {
+                ["not_wireguard", "bad_mac", "unknown_index"]
+                    .iter()
+                    .map(|reason| b.drops(reason))
+                    .sum::<u64>()
+            };
+            eventually("all are counted", || refused() == 4);
+            assert!(stranger.recv_from(&mut [0; 200]).is_err());
+        },
+    );
+}
+
+#[test]
+fn a_port_in_use_is_an_error_that_names_it() {
+    isolated("a_port_in_use_is_an_error_that_names_it", || {
+        let (mut a, _b) = peered();
+        let _taken = a.udp([0, 0, 0, 0].into(), 7000);
+        a.config.listen_port = 7000;
+        let changes = diff(&a.config, &a.status(), &BTreeMap::new());
+        let tunnel = Arc::clone(a.tunnel.as_ref().expect("started"));
+        let error = a
+            .node
+            .run(move || now(tunnel.apply(&changes)))
+            .expect_err("it is taken");
+        assert!(
+            error.to_string().starts_with("bind UDP port 7000: "),
+            "{error}"
+        );
+        assert_eq!(a.status().listen_port, PORT);
+    });
+}
+
+#[test]
+fn auto_falls_back_to_userspace_and_says_why() {
+    isolated("auto_falls_back_to_userspace_and_says_why", || {
+        let node = Node::new();
+        match node.run(|| AnyTunnel::open(Backend::Kernel, "weft0")) {
+            Ok(_) => println!(
+                "SKIPPED: auto_falls_back_to_userspace_and_says_why: the kernel has WireGuard"
+            ),
+            Err(TunnelError::NoKernelModule(_)) => {
+                let opened = node.run(|| AnyTunnel::open(Backend::Auto, "weft0"));
+                let (tunnel, why) = opened.expect("a tunnel");
+                assert_eq!(tunnel.backend(), Backend::Userspace);
+                assert!(
+                    why.starts_with("userspace WireGuard on weft0: the kernel has no"),
+                    "{why}"
+                );
+            }
+            Err(error) => panic!("{error}"),
+        }
+    });
+}
+
+#[test]
+fn the_first_peer_needs_the_devices_key() {
+    isolated("the_first_peer_needs_the_devices_key", || {
+        let node = Node::new();
+        let tunnel = node
+            .run(|| UserspaceTunnel::open("weft0"))
+            .expect("a tunnel");
+        let public_key = PrivateKey::from_bytes([9; 32]).public_key();
+        let change = Change::SetPeer {
+            public_key,
+            config: PeerConfig::default(),
+        };
+        let error = now(tunnel.apply(&[change])).expect_err("it is refused");
+        assert!(matches!(error, TunnelError::Refused { .. }), "{error}");
+    });
+}
