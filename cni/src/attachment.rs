@@ -32,7 +32,6 @@ pub struct IfName(String);
 /// One interface of one container.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Attachment {
-    #[serde(alias = "containerID")]
     pub container_id: ContainerId,
     pub ifname: IfName,
 }
@@ -161,7 +160,6 @@ mod tests {
     #[test]
     fn an_attachment_is_refused_with_a_bad_name_inside() {
         let parse = serde_json::from_str::<Attachment>;
-        assert!(parse(r#"{"containerID":"a","ifname":"eth0"}"#).is_ok());
         assert!(parse(r#"{"container_id":"a","ifname":"eth0"}"#).is_ok());
         assert!(parse(r#"{"container_id":"a","ifname":"../x"}"#).is_err());
         assert!(parse(r#"{"container_id":"","ifname":"eth0"}"#).is_err());

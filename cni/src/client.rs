@@ -90,3 +90,57 @@ fn open(socket: &Path) -> io::Result<UnixStream> {
     rustix::io::retry_on_intr(|| connect(&stream, &address))?;
     Ok(stream.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::{bind, listen};
+
+    use super::*;
+    use crate::api::Empty;
+
+    fn ask(socket: &Path, within: Duration) -> CallError {
+        let request = Request::Control(serde_json::Value::Null);
+        call::<Empty>(socket, request, None, within).unwrap_err()
+    }
+
+    fn listener(path: &Path, backlog: i32) -> std::os::fd::OwnedFd {
+        let flags = SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+        bind(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
+        listen(&socket, backlog).unwrap();
+        socket
+    }
+
+    #[test]
+    fn an_agent_that_never_answers_costs_the_deadline() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let _listener = listener(&path, 8);
+        let start = Instant::now();
+        let error = ask(&path, Duration::from_millis(50));
+        assert!(start.elapsed() < Duration::from_secs(5));
+        assert_eq!(
+            error.to_string(),
+            "the weft agent gave no answer: no answer in time"
+        );
+        assert_eq!(Error::from(error).code, code::TRY_AGAIN);
+    }
+
+    #[test]
+    fn an_agent_whose_queue_stays_full_is_as_good_as_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let _listener = listener(&path, 0);
+        let _first = UnixStream::connect(&path).unwrap();
+        let start = Instant::now();
+        let error = ask(&path, Duration::from_secs(60));
+        assert!(matches!(error, CallError::Unreachable { .. }), "{error}");
+        assert!((CONNECT..CONNECT * 5).contains(&start.elapsed()));
+    }
+
+    #[test]
+    fn a_path_that_no_socket_can_have_is_unreachable() {
+        let error = ask(Path::new(&format!("/{}", "x".repeat(200))), CONNECT);
+        assert!(matches!(error, CallError::Unreachable { .. }), "{error}");
+    }
+}

@@ -34,7 +34,9 @@ pub enum Behind {
 
 impl Conflist {
     /// The file's text. `cniVersion` is one that runtimes in the field know; newer ones find
-    /// theirs in `cniVersions`.
+    /// theirs in `cniVersions`. With plugins behind ours that list ends at 1.0.0, since a runtime
+    /// speaks one version with all of a chain and the reference plugins of current distributions
+    /// refuse 1.1.0; GC and STATUS are the price.
     pub fn render(&self) -> String {
         let mut ours = json!({ "type": "weft-cni" });
         if let Some(socket) = &self.socket {
@@ -43,11 +45,16 @@ impl Conflist {
         if let Some(mtu) = self.mtu {
             ours["mtu"] = mtu.into();
         }
+        let newest = match self.behind.as_slice() {
+            [] => SpecVersion::NEWEST,
+            _ => SpecVersion::V1_0_0,
+        };
+        let versions = SpecVersion::ALL.into_iter().filter(|each| *each <= newest);
         let mut plugins = vec![ours];
         plugins.extend(self.behind.iter().map(|each| plugin(*each)));
         let object = json!({
             "cniVersion": SpecVersion::V1_0_0.as_str(),
-            "cniVersions": SpecVersion::ALL.map(SpecVersion::as_str),
+            "cniVersions": versions.map(SpecVersion::as_str).collect::<Vec<_>>(),
             "name": self.name,
             "plugins": plugins,
         });
@@ -124,8 +131,7 @@ mod tests {
   "cniVersions": [
     "0.3.1",
     "0.4.0",
-    "1.0.0",
-    "1.1.0"
+    "1.0.0"
   ],
   "name": "weft",
   "plugins": [
@@ -150,6 +156,20 @@ mod tests {
 }
 "#;
         assert_eq!(full().render(), golden);
+    }
+
+    #[test]
+    fn alone_it_offers_every_version_and_says_nothing_that_is_not_asked() {
+        let alone = Conflist {
+            name: "weft".into(),
+            socket: None,
+            mtu: None,
+            behind: Vec::new(),
+        };
+        let value: Value = serde_json::from_str(&alone.render()).unwrap();
+        assert_eq!(value["plugins"], json!([{ "type": "weft-cni" }]));
+        let versions = json!(["0.3.1", "0.4.0", "1.0.0", "1.1.0"]);
+        assert_eq!(value["cniVersions"], versions);
     }
 
     #[test]

@@ -26,11 +26,11 @@ pub const VERSION: u32 = 1;
 pub const DEFAULT_SOCKET: &str = "/run/weft/weft.sock";
 
 /// A request as it stands in a frame.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Envelope {
-    pub v: u32,
+#[derive(Serialize, Deserialize)]
+struct Envelope {
+    v: u32,
     #[serde(flatten)]
-    pub request: Request,
+    request: Request,
 }
 
 /// Whose request it is.

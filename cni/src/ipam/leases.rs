@@ -227,7 +227,7 @@ impl Leases {
     /// it was and as it is; the addresses that only the former has are nobody's from now on.
     ///
     /// # Errors
-    /// As [`Leases::allocate`]; the former lease stands then.
+    /// As [`Leases::allocate`]; the former lease stands then, held if the new one was made.
     pub fn readdress(
         &mut self,
         attachment: &Attachment,
@@ -243,6 +243,9 @@ impl Leases {
         }
         new.created_ms = milliseconds(now).max(old.created_ms + 1);
         self.put(new.clone())?;
+        if let Some(former) = self.leases.get_mut(&old.addresses) {
+            former.state = State::Held;
+        }
         self.remove(&old.addresses)?;
         Ok((old, new))
     }

@@ -245,6 +245,8 @@ fn killed_between_any_two_writes_no_address_is_lost_or_given_twice() {
             Ok(())
         };
         assert_eq!(story(&mut leases).is_ok(), acts >= 6, "{acts}");
+        let live = leases.list().filter(|lease| lease.is_live()).count();
+        assert!(live <= 1, "{acts}");
         let mut again = opened(&store, &dual());
         let live = again.list().filter(|lease| lease.is_live()).count();
         let kept = again.list().count();
