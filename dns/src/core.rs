@@ -16,7 +16,7 @@ use crate::forward::Ask;
 use crate::query::{self, REFUSED, Received, Request, SERV_FAIL, Transport};
 use crate::resolve::Resolver;
 use crate::stats::Counters;
-use crate::wire::Reply;
+use crate::wire::{self, Reply};
 use crate::zone::Zone;
 
 /// Replies a second to sources that may not ask; the rest of their messages are dropped.
@@ -135,13 +135,10 @@ impl Core {
         if !refusals.take(now) {
             return Step::Drop;
         }
-        // Only the header is looked at: it costs them more than us.
-        match message.get(2).filter(|flags| **flags & 0x80 == 0) {
-            Some(_) => {
-                crate::wire::header_only(message, REFUSED as u8).map_or(Step::Drop, |reply| {
-                    self.counters.reply(REFUSED);
-                    Step::Reply(reply)
-                })
+        match wire::refusal(message, REFUSED as u8) {
+            Some(reply) => {
+                self.counters.reply(REFUSED);
+                Step::Reply(reply)
             }
             None => Step::Drop,
         }

@@ -267,6 +267,22 @@ pub(crate) fn header_only(message: &[u8], rcode: u8) -> Option<Vec<u8>> {
     Some(out)
 }
 
+/// A reply to a query that is not looked into: its header and, if it is well formed, its question,
+/// without which a resolver would not know it as its own. Never longer than the query.
+pub(crate) fn refusal(message: &[u8], rcode: u8) -> Option<Vec<u8>> {
+    let mut out = header_only(message, rcode)?;
+    if message[2] & QR != 0 {
+        return None;
+    }
+    if message[4..6] == [0, 1]
+        && let Ok(end) = question_end(message)
+    {
+        out.extend_from_slice(&message[HEADER..end]);
+        put_u16(&mut out, 4, 1);
+    }
+    Some(out)
+}
+
 /// A query of ours: recursion wanted, and AD so that the server says what it has validated
 /// (RFC 6840 section 5.7).
 pub(crate) fn query(id: u16, question: &[u8], edns: Option<bool>, unchecked: bool) -> Vec<u8> {
