@@ -194,11 +194,11 @@ fn fill(dir: &Path) {
         let mount = Command::new("mount").args(["-o", how]).arg(dir).status();
         assert!(mount.unwrap().success());
     };
-    remount("remount,ro");
+    remount("remount,bind,ro");
     refused(&mut leases, "Read-only file system");
     leases.release(&key("first")).unwrap_err();
     assert!(leases.by_attachment(&key("first")).is_some());
-    remount("remount,rw");
+    remount("remount,bind,rw");
     assert_eq!(add(&mut leases, "second").unwrap().state, State::Bound);
     leases.release(&key("first")).unwrap().unwrap();
 }
