@@ -15,7 +15,7 @@ use crate::answer::{Answer, answer};
 use crate::forward::Ask;
 use crate::query::{self, REFUSED, Received, Request, SERV_FAIL, Transport};
 use crate::resolve::Resolver;
-use crate::stats::Counters;
+use crate::stats::{Counters, Stats};
 use crate::wire::{self, Reply};
 use crate::zone::Zone;
 
@@ -127,6 +127,10 @@ impl Core {
     pub(crate) fn overloaded(&self, request: &Request) -> Vec<u8> {
         self.counters.overload.add();
         self.bare(request, SERV_FAIL)
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        self.counters.snapshot(self.resolver.kept())
     }
 
     fn refuse(&self, message: &[u8], now: Instant) -> Step {

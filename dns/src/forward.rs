@@ -62,7 +62,7 @@ impl Ask {
 pub enum UpstreamError {
     #[error("no name server to forward to")]
     NoServer,
-    #[error("no name server replied; the last: {0}")]
+    #[error("no name server replied")]
     Failed(#[source] ExchangeError),
     #[error("no name server replied within {} s", ALL.as_secs())]
     Timeout,
@@ -161,7 +161,8 @@ impl Servers {
                 // It will not say; another may.
                 Ok(reply) => unwilling = Some(reply),
                 Err(error) => {
-                    tracing::debug!(%error, "name server passed over");
+                    let cause = &error as &dyn std::error::Error;
+                    tracing::debug!(error = cause, "name server passed over");
                     failed = Some(error);
                 }
             }

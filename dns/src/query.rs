@@ -12,6 +12,9 @@ pub(crate) const NOT_IMP: u16 = 4;
 pub(crate) const REFUSED: u16 = 5;
 pub(crate) const BAD_VERS: u16 = 16;
 
+/// An OPT and a signature are all that a query has use for.
+const MAX_ADDITIONAL: u8 = 4;
+
 /// How a message came, which bounds how long its reply may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Transport {
@@ -83,7 +86,9 @@ pub(crate) fn receive(bytes: &[u8]) -> Received {
     if header[2] & 0x78 != 0 {
         return error(NOT_IMP);
     }
-    if header[4..6] != [0, 1] {
+    // One question, no answers, and few additional records: names made of pointers could make
+    // thousands of them slow to read.
+    if header[4..10] != [0, 1, 0, 0, 0, 0] || header[10] != 0 || header[11] > MAX_ADDITIONAL {
         return error(FORM_ERR);
     }
     let Ok(question_end) = wire::question_end(bytes) else {

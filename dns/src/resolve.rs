@@ -43,6 +43,11 @@ impl Resolver {
         }
     }
 
+    /// How many replies are kept.
+    pub(crate) fn kept(&self) -> usize {
+        lock(&self.cache).len()
+    }
+
     pub(crate) fn upstream(&self) -> &dyn Upstream {
         &*self.upstream
     }
@@ -119,7 +124,8 @@ impl Flight {
             }
             Err(error) => {
                 resolver.counters.upstream_failures.add();
-                tracing::debug!(%error, "question not forwarded");
+                let cause = &error as &dyn std::error::Error;
+                tracing::debug!(error = cause, "question not forwarded");
                 None
             }
         };

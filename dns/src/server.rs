@@ -158,7 +158,7 @@ impl Server {
     }
 
     pub fn stats(&self) -> Stats {
-        self.core.counters.snapshot()
+        self.core.stats()
     }
 
     fn bind(&self, address: SocketAddr) -> io::Result<Listener> {

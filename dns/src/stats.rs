@@ -19,6 +19,8 @@ pub struct Stats {
     pub local: u64,
     pub cache_hits: u64,
     pub cache_misses: u64,
+    /// Replies in the cache now.
+    pub cache_entries: usize,
     /// Questions put to other servers; equal ones at the same time count once.
     pub forwarded: u64,
     /// Of those, the ones that no server answered.
@@ -66,7 +68,7 @@ impl Counters {
         self.replies[usize::from(rcode).min(CODES - 1)].add();
     }
 
-    pub(crate) fn snapshot(&self) -> Stats {
+    pub(crate) fn snapshot(&self, cache_entries: usize) -> Stats {
         let replies = (0u16..).zip(&self.replies);
         let (udp, tcp) = (self.udp.value(), self.tcp.value());
         Stats {
@@ -80,6 +82,7 @@ impl Counters {
             local: self.local.value(),
             cache_hits: self.cache_hits.value(),
             cache_misses: self.cache_misses.value(),
+            cache_entries,
             forwarded: self.forwarded.value(),
             upstream_failures: self.upstream_failures.value(),
             refused: self.refused.value(),

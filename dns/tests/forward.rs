@@ -35,6 +35,7 @@ async fn an_answer_is_forwarded_once_and_then_kept() {
     }
     assert_eq!(fake.asked(), 1);
     let stats = running.server.stats();
+    assert_eq!(stats.cache_entries, 1);
     assert_eq!(
         (stats.forwarded, stats.cache_misses, stats.cache_hits),
         (1, 1, 2)
