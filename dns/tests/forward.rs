@@ -244,7 +244,7 @@ async fn replies_that_are_not_to_the_query_are_passed_over() {
 }
 
 #[tokio::test]
-async fn ids_and_ports_differ_from_query_to_query() {
+async fn ids_differ_from_query_to_query() {
     let ids = Arc::new(std::sync::Mutex::new(std::collections::BTreeSet::new()));
     let seen = Arc::clone(&ids);
     let fake = Fake::start(move |asked, _| {
