@@ -1,5 +1,5 @@
-//! The two small programs of a demo's pods: one serves a page, the other looks a name up and
-//! fetches it. Both are this binary under another name.
+//! The small programs of a demo's pods: one serves a page, another fetches it. Each is this binary
+//! under another name.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::net::{Netns, Process};
-use super::{Machine, StepError};
+use super::{Machine, StepError, lookup};
 
 const SERVE: &str = "weft-demo-serve";
 const FETCH: &str = "weft-demo-fetch";
@@ -34,6 +34,10 @@ pub fn helper() -> Option<ExitCode> {
     let result = match Path::new(&program).file_name()?.to_str()? {
         SERVE => serve(&arguments.next().unwrap_or_default()),
         FETCH => fetch(&arguments.next().unwrap_or_default()),
+        lookup::LOOKUP => {
+            let name = arguments.next().unwrap_or_default();
+            lookup::run(&name, &arguments.next().unwrap_or_default())
+        }
         _ => return None,
     };
     Some(match result {

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_sys::{Socket, SocketAddr};
 use rustix::net::{RecvFlags, recv};
+use tracing::trace;
 
 use super::wire::{Message, Received, messages};
 
@@ -101,6 +102,7 @@ impl Netlink {
     /// Sends messages that are one transaction: all of it happens, or the first error is returned.
     pub(crate) fn commit(&mut self, requests: Vec<Message>) -> io::Result<()> {
         let mut bytes = Vec::new();
+        let first = self.sequence.wrapping_add(1);
         for request in requests {
             self.sequence = self.sequence.wrapping_add(1);
             bytes.extend(request.into_bytes(self.sequence));
@@ -111,8 +113,14 @@ impl Netlink {
         while let Some(length) = self.receive()? {
             for message in messages(&self.buffer[..length]) {
                 let is_answer = i32::from(message.kind) == libc::NLMSG_ERROR;
-                if is_answer && !matches!(outcome, Some(errno) if errno != 0) {
+                if is_answer && outcome.is_none_or(|errno| errno == 0) {
                     outcome = Some(message.errno());
+                    let index = message.sequence.wrapping_sub(first);
+                    trace!(
+                        index,
+                        errno = message.errno(),
+                        "answer within a transaction"
+                    );
                 }
             }
         }

@@ -5,19 +5,37 @@
 //! theirs. Not promised: members that collude, or one that holds several identities, can outvote
 //! an honest claim, since anyone who has a token may make identities.
 
+mod admission;
+mod channel;
+mod claim;
 mod config;
+mod conns;
+mod core;
+mod dial;
+mod files;
+mod grant;
 mod keyring;
+mod message;
+mod node;
 mod own;
 mod params;
+mod record;
+mod rule;
+mod session;
+mod socket;
 mod status;
+mod tasks;
 mod text;
 mod token;
 mod tombstone;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::warn;
 
 pub use config::{CLAIM_WAIT, GossipConfig, Join, StartError};
 pub use keyring::{KeyInfo, KeyState, MAX_KEYS};
@@ -31,6 +49,12 @@ use super::{Announcement, Discovery};
 use crate::identity::Identity;
 use crate::keystore::StoreError;
 use crate::{NodeId, Roster};
+use files::Files;
+use node::{Node, lock};
+use tasks::Connections;
+
+/// How long a shutdown waits for what is still to be sent.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Why a node was not forgotten.
 #[derive(Debug, thiserror::Error)]
@@ -61,13 +85,19 @@ pub enum TokenError {
     Store(#[from] StoreError),
 }
 
+/// What becomes of the secrets there are when a new one is made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Others {
+    Stay,
+    Retire,
+}
+
 /// The gossip discovery of one node. Dropping it ends it.
 #[derive(Debug)]
 pub struct Gossip {
-    own: watch::Sender<Own>,
-    roster: watch::Sender<Arc<Roster>>,
-    me: Mutex<Announcement>,
-    config: GossipConfig,
+    node: Arc<Node>,
+    services: Mutex<JoinSet<()>>,
+    connections: Connections,
 }
 
 impl Gossip {
@@ -82,44 +112,48 @@ impl Gossip {
         identity: Arc<Identity>,
         me: Announcement,
     ) -> Result<Arc<Self>, StartError> {
-        let own = Own {
-            id: identity.id(),
-            params: None,
-            name: me.name.clone(),
-            claim: ClaimState::Joining,
-            observed: Vec::new(),
-            problems: Vec::new(),
-            forgotten: None,
-        };
+        let files = Files::open(&config.state_dir)?;
+        let mut listeners = Vec::new();
+        let mut listening = Vec::new();
+        for address in &config.listen {
+            let refuse = |source| StartError::Listen {
+                address: *address,
+                source,
+            };
+            let listener = socket::listen(*address, config.fwmark).map_err(refuse)?;
+            listening.push(listener.local_addr().map_err(refuse)?);
+            listeners.push(listener);
+        }
+        let node = Arc::new(Node::new(config, identity, me, files, listening)?);
+        node.begin()?;
+        let connections = Connections::default();
+        let mut services = JoinSet::new();
+        for listener in listeners {
+            let connections = Arc::clone(&connections);
+            services.spawn(tasks::listen(Arc::clone(&node), listener, connections));
+        }
+        services.spawn(tasks::dial(Arc::clone(&node), Arc::clone(&connections)));
+        services.spawn(tasks::clock(Arc::clone(&node)));
+        services.spawn(tasks::save(Arc::clone(&node)));
         Ok(Arc::new(Self {
-            own: watch::Sender::new(own),
-            roster: watch::Sender::default(),
-            me: Mutex::new(me),
-            config,
+            node,
+            services: Mutex::new(services),
+            connections,
         }))
     }
 
     /// This node's standing, as a value that is replaced whole at each change.
     pub fn own(&self) -> watch::Receiver<Own> {
-        self.own.subscribe()
+        self.node.own.subscribe()
     }
 
     pub fn status(&self) -> GossipStatus {
-        GossipStatus {
-            mesh: None,
-            claim: self.own.borrow().claim.clone(),
-            listening: self.listening(),
-            targets: Vec::new(),
-            records: 0,
-            forgotten: 0,
-            counters: std::collections::BTreeMap::new(),
-            problems: self.own.borrow().problems.clone(),
-        }
+        self.node.status()
     }
 
     /// The addresses listened on, with the ports that were given for 0.
     pub fn listening(&self) -> Vec<SocketAddr> {
-        self.config.listen.clone()
+        self.node.listening.clone()
     }
 
     /// Forgets the node that `who` names: its name, or the first characters (at least 4) of its
@@ -128,8 +162,10 @@ impl Gossip {
     /// # Errors
     /// When `who` names none, several, or this node, or the disk refuses.
     pub async fn forget(&self, who: &str) -> Result<NodeId, ForgetError> {
-        let _ = who;
-        Err(ForgetError::NotJoined)
+        let forgotten = self.node.drive(|core, now| core.forget(who, now));
+        let id = forgotten.ok_or(ForgetError::NotJoined)??;
+        self.node.write_changes()?;
+        Ok(id)
     }
 
     /// A new secret that lets nodes in beside those there are; its token as text.
@@ -137,7 +173,7 @@ impl Gossip {
     /// # Errors
     /// Before this node has joined, and when the disk refuses.
     pub async fn token_create(&self) -> Result<String, TokenError> {
-        Err(TokenError::NotJoined)
+        self.new_token(Others::Stay)
     }
 
     /// A new secret; all others let only known nodes in from now on. Its token as text.
@@ -145,31 +181,72 @@ impl Gossip {
     /// # Errors
     /// As [`token_create`](Self::token_create).
     pub async fn token_rotate(&self) -> Result<String, TokenError> {
-        Err(TokenError::NotJoined)
+        self.new_token(Others::Retire)
     }
 
     /// The mesh's secrets without the secrets, newest first.
     pub fn token_list(&self) -> Vec<KeyInfo> {
-        Vec::new()
+        self.node
+            .look(|core| core.keyring().list())
+            .unwrap_or_default()
     }
 
     /// The newest token that lets nodes in, as text: for the join line only, never for a log.
     pub fn join_token(&self) -> String {
-        let token = self.config.join.as_ref().map(|j| j.token.reveal());
-        token.unwrap_or_default()
+        self.node
+            .token()
+            .map_or_else(String::new, |token| token.reveal())
     }
 
-    /// Writes what is not on disk yet, closes every connection and ends. Say goodbye before, by
-    /// announcing `away`.
-    pub async fn shutdown(&self) {}
+    /// Writes what is not on disk yet, sends what is waiting, closes every connection and ends.
+    /// Say goodbye before, by announcing `away`.
+    pub async fn shutdown(&self) {
+        let mut services = std::mem::take(&mut *lock(&self.services));
+        services.shutdown().await;
+        lock(&self.node.conns).close();
+        let mut connections = std::mem::take(&mut *lock(&self.connections));
+        let all = async { while connections.join_next().await.is_some() {} };
+        if tokio::time::timeout(GOODBYE, all).await.is_err() {
+            connections.shutdown().await;
+        }
+        if let Err(error) = self.node.write_changes() {
+            warn!(%error, "state not written at the end");
+        }
+    }
+
+    fn new_token(&self, others: Others) -> Result<String, TokenError> {
+        let secret = Secret::generate().map_err(StoreError::Random)?;
+        let mesh = self.node.mesh().ok_or(TokenError::NotJoined)?;
+        let now = node::unix_now();
+        let made = self.node.drive(|core, _| {
+            core.change_keys(|keyring| {
+                // Newer than all there are, whatever the clock says: the newest is given out.
+                let newest = keyring.list().first().map_or(0, |k| k.created + 1);
+                let id = keyring.add(secret.clone(), now.max(newest));
+                if others == Others::Retire {
+                    keyring.retire_all_but(id);
+                }
+            });
+        });
+        made.ok_or(TokenError::NotJoined)?;
+        self.node.write_changes()?;
+        Ok(Token { mesh, secret }.reveal())
+    }
+}
+
+impl Drop for Gossip {
+    fn drop(&mut self) {
+        lock(&self.services).abort_all();
+        lock(&self.connections).abort_all();
+    }
 }
 
 impl Discovery for Gossip {
     fn announce(&self, me: Announcement) {
-        *self.me.lock().unwrap_or_else(PoisonError::into_inner) = me;
+        self.node.announce(me);
     }
 
     fn roster(&self) -> watch::Receiver<Arc<Roster>> {
-        self.roster.subscribe()
+        self.node.roster.subscribe()
     }
 }

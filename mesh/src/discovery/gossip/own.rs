@@ -6,7 +6,6 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use super::params::MeshParams;
-use super::text;
 use crate::{NodeId, NodeName};
 
 /// This node's standing; replaced whole at each change.
@@ -39,7 +38,6 @@ pub enum ClaimState {
     /// `slot` are no longer this node's.
     Lost {
         slot: u32,
-        #[serde(with = "text")]
         winner: NodeId,
         next: u32,
     },
@@ -62,7 +60,6 @@ impl ClaimState {
 /// Who forgot this node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Forgotten {
-    #[serde(with = "text")]
     pub by: NodeId,
     /// The name of the node it was done on, if it is known here.
     pub by_name: Option<String>,

@@ -5,14 +5,20 @@ use std::net::Ipv6Addr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-use super::text::{self, hex_bytes, short_hash};
+use super::text::{hex_bytes, short_hash};
 use crate::NodeId;
 
 hex_bytes!(
     /// A mesh's id: the first 16 bytes of SHA-256 over its parameters, so whoever holds the id
     /// (a token does) can check the parameters it is given.
-    MeshId, 16, "a mesh id is 32 hexadecimal digits"
+    pub MeshId, 16, "a mesh id is 32 hexadecimal digits"
 );
+
+impl MeshId {
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
 
 /// The most shares that a mesh's pool may have: a share is also one of the 65,536 /64s of a /48.
 pub const MAX_SLOTS: u32 = 65_536;
@@ -59,7 +65,6 @@ pub enum ParamsError {
 
 #[derive(Serialize, Deserialize)]
 struct Encoded {
-    #[serde(with = "text")]
     founder: NodeId,
     pool4: Ipv4Net,
     node_prefix4: u8,

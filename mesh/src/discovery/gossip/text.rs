@@ -1,63 +1,17 @@
-//! Values that are written as text, and hashes: small words the other files share.
+//! Fixed bytes written as text, and hashes: small words the other files share.
 
-use std::fmt::Display;
-use std::str::FromStr;
-
-use serde::{Deserialize, Deserializer, Serializer};
 use sha2::{Digest, Sha256};
-
-pub(super) fn serialize<T: Display, S: Serializer>(
-    value: &T,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(value)
-}
-
-pub(super) fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
-where
-    T: FromStr<Err: Display>,
-    D: Deserializer<'de>,
-{
-    let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
-    text.parse().map_err(serde::de::Error::custom)
-}
-
-/// The same for lists.
-pub(super) mod list {
-    use super::{Deserialize, Deserializer, Display, FromStr, Serializer};
-
-    pub(in super::super) fn serialize<T: Display, S: Serializer>(
-        values: &[T],
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(values.iter().map(ToString::to_string))
-    }
-
-    pub(in super::super) fn deserialize<'de, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>
-    where
-        T: FromStr<Err: Display>,
-        D: Deserializer<'de>,
-    {
-        let texts = Vec::<String>::deserialize(deserializer)?;
-        let parse = |t: &String| t.parse().map_err(serde::de::Error::custom);
-        texts.iter().map(parse).collect()
-    }
-}
 
 /// A fixed number of bytes, written in lower-case hexadecimal.
 macro_rules! hex_bytes {
-    ($(#[$doc:meta])* $name:ident, $len:literal, $what:literal) => {
+    ($(#[$doc:meta])* $vis:vis $name:ident, $len:literal, $what:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name([u8; $len]);
+        $vis struct $name([u8; $len]);
 
         impl $name {
-            pub const fn from_bytes(bytes: [u8; $len]) -> Self {
+            $vis const fn from_bytes(bytes: [u8; $len]) -> Self {
                 Self(bytes)
-            }
-
-            pub const fn as_bytes(&self) -> &[u8; $len] {
-                &self.0
             }
         }
 
@@ -90,7 +44,8 @@ macro_rules! hex_bytes {
 
         impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-                $crate::discovery::gossip::text::deserialize(d)
+                let text = std::borrow::Cow::<str>::deserialize(d)?;
+                text.parse().map_err(serde::de::Error::custom)
             }
         }
     };

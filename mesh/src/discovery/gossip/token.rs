@@ -15,8 +15,14 @@ const CHECKSUM: usize = 4;
 
 hex_bytes!(
     /// Which secret of a keyring: a hash of it, so it says nothing of it.
-    KeyId, 8, "a key id is 16 hexadecimal digits"
+    pub KeyId, 8, "a key id is 16 hexadecimal digits"
 );
+
+impl KeyId {
+    pub const fn as_bytes(&self) -> &[u8; 8] {
+        &self.0
+    }
+}
 
 /// A secret that lets nodes in: zeroed on drop, never displayed.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::params::MeshId;
-use super::text::{self, hash};
+use super::text::hash;
 use crate::NodeId;
 use crate::identity::{Identity, Signature};
 
@@ -16,9 +16,7 @@ const CONTEXT: &[u8] = b"weft forget v1";
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Tombstone {
-    #[serde(with = "text")]
     pub(super) id: NodeId,
-    #[serde(with = "text")]
     pub(super) by: NodeId,
     signature: Signature,
 }

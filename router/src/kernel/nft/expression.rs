@@ -143,7 +143,7 @@ fn clamp(message: Message) -> Message {
     expression(message, "exthdr", |m| {
         let m = be32(m, 7, REGISTER).attr(2, &[TCP_OPTION_MAXSEG]);
         let m = be32(be32(m, 3, 2), 4, 2);
-        be32(be32(m, 5, 0), 6, EXTHDR_TCP_OPTION)
+        be32(m, 6, EXTHDR_TCP_OPTION)
     })
 }
 

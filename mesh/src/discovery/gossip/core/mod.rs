@@ -1,0 +1,480 @@
+//! The whole of gossip without I/O: messages and the time go in, effects come out.
+//!
+//! `publish` holds what this node says of itself, `spread` what it hears and tells on.
+
+mod publish;
+mod spread;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::ForgetError;
+use super::claim::{Claims, Phase};
+use super::grant::{Book, Grant};
+use super::keyring::{KeyState, Keyring};
+use super::message::{Message, Refusal};
+use super::own::{ClaimState, Forgotten, Own, Problem, ProblemKind};
+use super::params::MeshParams;
+use super::record::{Instance, Record, Rules, Stamp};
+use super::rule::{self, Holders};
+use super::tombstone::{Buried, Tombstone, Tombstones};
+use crate::discovery::Announcement;
+use crate::identity::Identity;
+use crate::{NodeId, Roster};
+
+/// The most records kept, and the most bytes of their bodies in all.
+const MAX_RECORDS: usize = 4096;
+const MAX_TOTAL: usize = 64 * 1024 * 1024;
+/// How long a clone that shows no more is still named.
+const CLONE_SHOWN: Duration = Duration::from_secs(300);
+
+/// What the world around must do, in order.
+#[derive(Debug)]
+pub(super) enum Effect {
+    Send(NodeId, Message),
+    /// Keep both on disk, then tell [`Core::saved`].
+    Save(Kept),
+    /// Keep the book on disk, then send the grant; not on disk, not sent.
+    Grant(NodeId, Message, Book),
+    /// End the connection to a node that was forgotten, after this message.
+    Part(NodeId, Message),
+}
+
+/// What must be on disk before it is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(super) struct Kept {
+    /// The run: no two runs of a node may sign under one number.
+    pub(super) generation: u64,
+    pub(super) slot: Option<u32>,
+}
+
+/// Which files no longer say what is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Dirty {
+    pub(super) records: bool,
+    pub(super) tombstones: bool,
+    pub(super) keyring: bool,
+}
+
+/// A peer sent what no honest node sends.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Abuse(pub(super) String);
+
+/// What a core starts from.
+#[derive(Debug)]
+pub(super) struct Setup {
+    pub(super) identity: Arc<Identity>,
+    pub(super) rules: Rules,
+    pub(super) claim_wait: Duration,
+    pub(super) me: Announcement,
+    pub(super) instance: Instance,
+    /// With a generation that is already on disk and was never used.
+    pub(super) kept: Kept,
+    pub(super) records: Vec<Record>,
+    pub(super) tombstones: Tombstones,
+    pub(super) keyring: Keyring,
+    pub(super) book: Book,
+    pub(super) seed: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Core {
+    identity: Arc<Identity>,
+    id: NodeId,
+    rules: Rules,
+    me: Announcement,
+    instance: Instance,
+    kept: Kept,
+    /// What `kept` is once everything asked for is on disk.
+    wanted: Kept,
+    version: u64,
+    claims: Claims,
+    grants: Vec<Grant>,
+    publish_at: Option<Instant>,
+    digest_at: Instant,
+    /// This node's own among them.
+    records: BTreeMap<NodeId, Record>,
+    total: usize,
+    tombstones: Tombstones,
+    keyring: Keyring,
+    book: Book,
+    peers: BTreeMap<NodeId, Peer>,
+    seen: BTreeMap<NodeId, Vec<Instance>>,
+    clones: BTreeMap<NodeId, (String, Instant)>,
+    /// Runs of this very identity that were ahead of this one.
+    ahead: BTreeSet<Instance>,
+    last_bump: bool,
+    announcement_problem: Option<String>,
+    storage_problem: Option<String>,
+    roster: Arc<Roster>,
+    holders: Holders,
+    problems: Vec<Problem>,
+    random: u64,
+    effects: Vec<Effect>,
+    counters: BTreeMap<&'static str, u64>,
+    dirty: Dirty,
+}
+
+#[derive(Debug)]
+struct Peer {
+    observed: Option<IpAddr>,
+    /// When it was last asked for a grant, and of what.
+    asked: Option<(Instant, u32)>,
+}
+
+impl Core {
+    pub(super) fn new(setup: Setup, now: Instant) -> Self {
+        let id = setup.identity.id();
+        let slots = setup.rules.params.slots();
+        let claims = Claims::new(id, slots, setup.claim_wait, setup.kept.slot, now);
+        let tombstones = setup.tombstones;
+        let mut records: BTreeMap<_, _> = setup.records.into_iter().map(|r| (r.id(), r)).collect();
+        records.retain(|id, _| !tombstones.contains(*id));
+        let mut core = Self {
+            id,
+            identity: setup.identity,
+            rules: setup.rules,
+            me: setup.me,
+            instance: setup.instance,
+            kept: setup.kept,
+            wanted: setup.kept,
+            version: 0,
+            claims,
+            grants: Vec::new(),
+            publish_at: None,
+            digest_at: now,
+            total: records.values().map(|r| r.signed.body.len()).sum(),
+            records,
+            tombstones,
+            keyring: setup.keyring,
+            book: setup.book,
+            peers: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            clones: BTreeMap::new(),
+            ahead: BTreeSet::new(),
+            last_bump: false,
+            announcement_problem: None,
+            storage_problem: None,
+            roster: Arc::default(),
+            holders: Holders::default(),
+            problems: Vec::new(),
+            random: setup.seed | 1,
+            effects: Vec::new(),
+            counters: BTreeMap::new(),
+            dirty: Dirty::default(),
+        };
+        core.resume();
+        core.settle(now);
+        core
+    }
+
+    /// A member is connected, and sees this node at `observed`.
+    pub(super) fn connected(&mut self, peer: NodeId, observed: Option<IpAddr>, now: Instant) {
+        let observed = observed.filter(|a| self.rules.allows_host(*a));
+        let state = Peer {
+            observed,
+            asked: None,
+        };
+        self.peers.insert(peer, state);
+        // One of the two begins, or both would tell everything.
+        if self.id < peer {
+            let digest = self.digest(false);
+            self.effects
+                .push(Effect::Send(peer, Message::Digest(digest)));
+        }
+        self.settle(now);
+    }
+
+    pub(super) fn disconnected(&mut self, peer: NodeId) {
+        self.peers.remove(&peer);
+    }
+
+    /// Replaces what this node says of itself.
+    pub(super) fn announce(&mut self, me: Announcement, now: Instant) {
+        if self.me.name != me.name {
+            self.grants.clear();
+        }
+        self.me = me;
+        self.publish();
+        self.settle(now);
+    }
+
+    /// Whether `id` may be a member, having shown a secret that is in `state`.
+    pub(super) fn admit(&self, id: NodeId, state: KeyState) -> Result<(), Refusal> {
+        if let Some(tombstone) = self.tombstones.get(id) {
+            return Err(Refusal::Forgotten {
+                tombstone: tombstone.clone(),
+                by_name: self.name_of(tombstone.by),
+            });
+        }
+        if state == KeyState::Retired && !self.records.contains_key(&id) {
+            return Err(Refusal::RetiredKey);
+        }
+        Ok(())
+    }
+
+    /// Does what is due.
+    pub(super) fn tick(&mut self, now: Instant) {
+        if now >= self.digest_at {
+            let jitter = self.next_random() % 200;
+            self.digest_at = now + Duration::from_millis(900 + jitter);
+            self.compare_with_one();
+            self.clones
+                .retain(|_, (_, seen)| now.duration_since(*seen) < CLONE_SHOWN);
+        }
+        if self.publish_at.is_some_and(|at| now >= at) {
+            self.publish_at = None;
+            self.publish();
+        }
+        self.settle(now);
+    }
+
+    /// When [`tick`](Self::tick) has something to do next.
+    pub(super) fn deadline(&self) -> Instant {
+        let claim = self.claims.deadline().unwrap_or(self.digest_at);
+        let publish = self.publish_at.unwrap_or(self.digest_at);
+        self.digest_at.min(claim).min(publish)
+    }
+
+    /// Forgets the node that `who` names.
+    pub(super) fn forget(&mut self, who: &str, now: Instant) -> Result<NodeId, ForgetError> {
+        let id = self.find(who)?;
+        let tombstone = Tombstone::sign(id, &self.identity, self.rules.params.id());
+        match self.bury(tombstone.clone()) {
+            Buried::Full => return Err(ForgetError::Full),
+            Buried::Known => return Ok(id),
+            Buried::New => {}
+        }
+        let message = Message::Tombstones {
+            tombstones: vec![tombstone],
+        };
+        let peers: Vec<_> = self.peers.keys().copied().collect();
+        for peer in peers {
+            self.effects.push(Effect::Send(peer, message.clone()));
+        }
+        self.settle(now);
+        Ok(id)
+    }
+
+    pub(super) fn keyring(&self) -> &Keyring {
+        &self.keyring
+    }
+
+    /// Changes the keyring and tells everybody.
+    pub(super) fn change_keys<T>(&mut self, change: impl FnOnce(&mut Keyring) -> T) -> T {
+        let result = change(&mut self.keyring);
+        self.dirty.keyring = true;
+        self.tell_keys(None);
+        result
+    }
+
+    /// A live machine with this very identity was met at `address`.
+    pub(super) fn met_clone(&mut self, address: &str, now: Instant) {
+        let text = format!(
+            "another machine runs with this node's identity ({}), at {address}: \
+             give one of the two its own, by moving its identity.key away",
+            self.id.short()
+        );
+        self.clones.insert(self.id, (text, now));
+    }
+
+    pub(super) fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    pub(super) fn take_dirty(&mut self) -> Dirty {
+        std::mem::take(&mut self.dirty)
+    }
+
+    pub(super) fn params(&self) -> &MeshParams {
+        &self.rules.params
+    }
+
+    pub(super) fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    pub(super) fn records(&self) -> &BTreeMap<NodeId, Record> {
+        &self.records
+    }
+
+    pub(super) fn tombstones(&self) -> &Tombstones {
+        &self.tombstones
+    }
+
+    pub(super) fn counters(&self) -> &BTreeMap<&'static str, u64> {
+        &self.counters
+    }
+
+    pub(super) fn roster(&self) -> Arc<Roster> {
+        Arc::clone(&self.roster)
+    }
+
+    pub(super) fn is_forgotten(&self) -> bool {
+        self.tombstones.contains(self.id)
+    }
+
+    /// A node's name, as it goes by here.
+    pub(super) fn name_of(&self, id: NodeId) -> Option<String> {
+        let record = self.records.get(&id)?;
+        Some(rule::name_of(record, &self.holders).to_string())
+    }
+
+    pub(super) fn own(&self) -> Own {
+        let mut observed: Vec<_> = self.peers.values().filter_map(|p| p.observed).collect();
+        observed.sort();
+        observed.dedup();
+        observed.truncate(8);
+        let forgotten = self.tombstones.get(self.id).map(|t| Forgotten {
+            by: t.by,
+            by_name: self.name_of(t.by),
+        });
+        Own {
+            id: self.id,
+            params: Some(self.rules.params.clone()),
+            name: self.me.name.clone(),
+            claim: self.claim_state(),
+            observed,
+            problems: self.all_problems(forgotten.as_ref()),
+            forgotten,
+        }
+    }
+
+    fn claim_state(&self) -> ClaimState {
+        if self.is_forgotten() {
+            return ClaimState::Forgotten;
+        }
+        match (self.claims.phase(), self.claims.lost()) {
+            (Phase::Held { slot }, _) => ClaimState::Held {
+                slot,
+                ranges: self
+                    .rules
+                    .params
+                    .ranges(slot)
+                    .map_or_else(Vec::new, Vec::from),
+            },
+            (Phase::Waiting { slot: next, .. } | Phase::Saving { slot: next }, Some(lost)) => {
+                let (slot, winner) = lost;
+                ClaimState::Lost { slot, winner, next }
+            }
+            (Phase::Waiting { slot, .. } | Phase::Saving { slot }, None) => {
+                ClaimState::Claiming { slot }
+            }
+            (Phase::Full, _) => ClaimState::Full,
+        }
+    }
+
+    fn all_problems(&self, forgotten: Option<&Forgotten>) -> Vec<Problem> {
+        let mut problems = self.problems.clone();
+        let mut add = |kind, text: String| problems.push(Problem { kind, text });
+        for (text, _) in self.clones.values() {
+            add(ProblemKind::Cloned, text.clone());
+        }
+        if let Some(text) = &self.announcement_problem {
+            add(ProblemKind::Announcement, text.clone());
+        }
+        if let Some(text) = &self.storage_problem {
+            add(ProblemKind::Storage, text.clone());
+        }
+        if let Some((slot, winner)) = self.claims.lost() {
+            let range = self.rules.params.ranges(slot).map(|r| r[0].to_string());
+            let winner = self.name_of(winner).unwrap_or_else(|| winner.short());
+            let range = range.unwrap_or_default();
+            add(
+                ProblemKind::RangeClash,
+                format!("this node's range {range} is {winner}'s; another is being claimed"),
+            );
+        }
+        if self.claims.phase() == Phase::Full {
+            let slots = self.rules.params.slots();
+            add(
+                ProblemKind::PoolFull,
+                format!(
+                    "all {slots} shares of the pool {} are held: forget nodes that are gone",
+                    self.rules.params.pool4
+                ),
+            );
+        }
+        if let Some(forgotten) = forgotten {
+            let by = forgotten.by_name.clone();
+            let by = by.unwrap_or_else(|| forgotten.by.short());
+            add(
+                ProblemKind::Forgotten,
+                format!("the mesh has forgotten this node; it was done on {by}"),
+            );
+        }
+        problems.sort();
+        problems
+    }
+
+    /// Makes everything follow from the records as they are now.
+    fn settle(&mut self, now: Instant) {
+        self.review();
+        self.look_at_claim(now);
+        self.ask_for_grants(now);
+    }
+
+    /// Who holds what, and the roster.
+    fn review(&mut self) {
+        self.holders = Holders::of(&self.records, self.rules.params.founder, &self.tombstones);
+        let (roster, problems) = rule::roster(&self.records, &self.holders, &self.rules, self.id);
+        self.problems = problems;
+        let roster = if self.is_forgotten() {
+            Roster::default()
+        } else {
+            roster
+        };
+        if *self.roster != roster {
+            self.roster = Arc::new(roster);
+        }
+    }
+
+    fn find(&self, who: &str) -> Result<NodeId, ForgetError> {
+        let by_name = |r: &&Record| {
+            r.body.name.as_str() == who || rule::name_of(r, &self.holders).as_str() == who
+        };
+        let prefix = who.to_ascii_lowercase();
+        let by_id = |r: &&Record| who.len() >= 4 && r.id().to_string().starts_with(&prefix);
+        let mut found: Vec<_> = self.records.values().filter(by_name).collect();
+        if found.is_empty() {
+            found = self.records.values().filter(by_id).collect();
+        }
+        match found.as_slice() {
+            [] => Err(ForgetError::Unknown(who.to_owned())),
+            [one] if one.id() == self.id => Err(ForgetError::Oneself(who.to_owned())),
+            [one] => Ok(one.id()),
+            many => Err(ForgetError::Ambiguous {
+                who: who.to_owned(),
+                candidates: many
+                    .iter()
+                    .take(8)
+                    .map(|r| format!("{} ({})", r.body.name, r.id().short()))
+                    .collect(),
+            }),
+        }
+    }
+
+    fn count(&mut self, what: &'static str) {
+        *self.counters.entry(what).or_default() += 1;
+    }
+
+    /// xorshift64*: for choosing peers, never for secrets.
+    fn next_random(&mut self) -> u64 {
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        self.random.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn stamp(&self) -> Stamp {
+        Stamp {
+            generation: self.kept.generation,
+            version: self.version,
+        }
+    }
+}

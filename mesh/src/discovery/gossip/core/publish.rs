@@ -1,0 +1,325 @@
+//! What this node says of itself: its record, its claim, the grants it collects and those it
+//! gives, and what it does when it hears of itself.
+
+use std::time::{Duration, Instant};
+
+use super::{Abuse, Core, Effect, Kept};
+use crate::NodeId;
+use crate::discovery::gossip::claim::{Phase, Step};
+use crate::discovery::gossip::grant::{Covers, Grant};
+use crate::discovery::gossip::message::Message;
+use crate::discovery::gossip::record::{
+    Body, MAX_BODY, MAX_ENDPOINTS, MAX_GRANTS, MAX_NAMES, Record, Signed,
+};
+
+/// Grants come in together; the record is signed anew once for several.
+const GATHER: Duration = Duration::from_millis(100);
+/// How long until a peer that did not grant is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// Runs ahead of this one that are taken for old runs of this node, at most.
+const MAX_AHEAD: usize = 8;
+
+impl Core {
+    /// Takes up what the last run left, and says the first word of this one.
+    pub(super) fn resume(&mut self) {
+        if let Some(last) = self.records.get(&self.id) {
+            let slot = self.claims.published().map(|c| c.slot);
+            let same = last.body.claim.map(|c| c.slot) == slot && last.body.name == self.me.name;
+            if same {
+                self.grants = last.body.grants.clone();
+            }
+        }
+        self.publish();
+    }
+
+    /// Signs and spreads this node's record, if it says anything new.
+    pub(super) fn publish(&mut self) {
+        if self.is_forgotten() {
+            return;
+        }
+        let mut body = self.body();
+        if let Some(current) = self.records.get(&self.id) {
+            let last = &current.body;
+            body.stamp = last.stamp;
+            if body == *last && last.stamp == self.stamp() {
+                return;
+            }
+        }
+        self.version += 1;
+        body.stamp = self.stamp();
+        // Names are many and go first: the rest of a record is always small enough.
+        while let Some(size) = serde_json::to_string(&body).ok().map(|t| t.len())
+            && size > MAX_BODY
+            && body.names.pop().is_some()
+        {
+            self.announcement_problem = Some(format!(
+                "the names this node serves take more than {MAX_BODY} bytes; the last are not told"
+            ));
+        }
+        let Some(signed) = Signed::sign(&body, &self.identity, self.rules.params.id()) else {
+            return;
+        };
+        let record = Record {
+            signed: signed.clone(),
+            body,
+        };
+        self.total += signed.body.len();
+        if let Some(old) = self.records.insert(self.id, record) {
+            self.total -= old.signed.body.len();
+        }
+        self.dirty.records = true;
+        self.push_own(signed);
+    }
+
+    fn body(&mut self) -> Body {
+        let claim = self.claims.published();
+        let me = &self.me;
+        let mut refused = Vec::new();
+        let mut endpoints = me.endpoints.clone();
+        endpoints.retain(|e| {
+            let allowed = self.rules.allows_endpoint(e);
+            if !allowed {
+                refused.push(format!("endpoint {e}"));
+            }
+            allowed
+        });
+        if endpoints.len() > MAX_ENDPOINTS {
+            refused.push(format!(
+                "{} endpoints more than {MAX_ENDPOINTS}",
+                endpoints.len() - MAX_ENDPOINTS
+            ));
+            endpoints.truncate(MAX_ENDPOINTS);
+        }
+        let mut names = Vec::new();
+        if !me.away {
+            names.clone_from(&me.names);
+            names.sort();
+        }
+        // Without final ranges no address is inside them: said when there are some.
+        let settled = claim.is_some_and(|c| c.settled);
+        names.retain(|served| {
+            let allowed = self.rules.check_served(served, claim).is_ok();
+            if !allowed && settled {
+                refused.push(format!("name {}", served.name));
+            }
+            allowed
+        });
+        if names.len() > MAX_NAMES {
+            refused.push(format!(
+                "{} names more than {MAX_NAMES}",
+                names.len() - MAX_NAMES
+            ));
+            names.truncate(MAX_NAMES);
+        }
+        let body = Body {
+            name: me.name.clone(),
+            key: me.public_key,
+            endpoints,
+            names,
+            claim,
+            grants: if claim.is_some() {
+                self.grants.clone()
+            } else {
+                Vec::new()
+            },
+            away: me.away,
+            stamp: self.stamp(),
+            instance: self.instance,
+        };
+        refused.truncate(8);
+        self.announcement_problem = (!refused.is_empty()).then(|| {
+            format!(
+                "not told to the others, since they would refuse it: {}",
+                refused.join(", ")
+            )
+        });
+        body
+    }
+
+    /// Moves the claim on by what the records say.
+    pub(super) fn look_at_claim(&mut self, now: Instant) {
+        if self.is_forgotten() {
+            return;
+        }
+        let before = self.claims.phase();
+        let slot = self.claims.published().map(|c| c.slot);
+        let holders = &self.holders;
+        let step = self.claims.look(|slot| holders.slot(slot), now);
+        if self.claims.published().map(|c| c.slot) != slot {
+            self.grants.clear();
+        }
+        if matches!(before, Phase::Held { .. }) && self.claims.phase() != before {
+            self.save(self.kept.generation, None);
+        }
+        match step {
+            Step::Nothing => {}
+            Step::Publish => {
+                self.publish();
+                self.review();
+            }
+            Step::Save(slot) => self.save(self.kept.generation, Some(slot)),
+        }
+    }
+
+    /// Wants this kept. A run's number never goes back, whatever else is on its way to the disk.
+    fn save(&mut self, generation: u64, slot: Option<u32>) {
+        self.wanted = Kept {
+            generation: generation.max(self.wanted.generation),
+            slot,
+        };
+        self.effects.push(Effect::Save(self.wanted));
+    }
+
+    /// What an [`Effect::Save`] asked for is on disk, or the reason why not.
+    pub(in super::super) fn saved(&mut self, kept: Kept, result: Result<(), String>, now: Instant) {
+        let done = result.is_ok();
+        self.storage_problem = result.err();
+        if done {
+            let moved = kept.generation != self.kept.generation;
+            self.kept = kept;
+            if moved {
+                self.version = 0;
+                self.publish();
+            }
+        }
+        if let Some(slot) = kept.slot
+            && self.claims.saved(slot, done, now) == Step::Publish
+        {
+            self.publish();
+        }
+        self.settle(now);
+    }
+
+    /// Asks connected members for grants while there are fewer than count.
+    pub(super) fn ask_for_grants(&mut self, now: Instant) {
+        let Some(claim) = self.claims.published().filter(|_| !self.is_forgotten()) else {
+            return;
+        };
+        let tombstones = &self.tombstones;
+        self.grants.retain(|g| !tombstones.contains(g.by));
+        let full = |g: &&Grant| g.covers == Covers::SlotAndName;
+        if self.grants.iter().filter(full).count() >= MAX_GRANTS {
+            return;
+        }
+        let Some(signed) = self.records.get(&self.id).map(|r| r.signed.clone()) else {
+            return;
+        };
+        for (id, peer) in &mut self.peers {
+            let has = self.grants.iter().filter(full).any(|g| g.by == *id);
+            let asked = peer
+                .asked
+                .is_some_and(|(at, slot)| slot == claim.slot && now < at + ASK_AGAIN);
+            if !has && !asked {
+                peer.asked = Some((now, claim.slot));
+                let record = signed.clone();
+                self.effects
+                    .push(Effect::Send(*id, Message::GrantPlease { record }));
+            }
+        }
+    }
+
+    /// Grants what `peer`'s record claims, if nobody else holds it and it was granted to nobody.
+    pub(super) fn grant(&mut self, peer: NodeId) {
+        let Some(record) = self.records.get(&peer) else {
+            return;
+        };
+        let Some(slot) = record.body.claim.map(|c| c.slot) else {
+            return;
+        };
+        let name = record.body.name.clone();
+        let mut others = self.records.values().filter(|r| r.id() != peer);
+        let holds_slot = |r: &Record| r.body.claim.is_some_and(|c| c.slot == slot);
+        if others.clone().any(holds_slot) || !self.book.allows_slot(slot, peer) {
+            self.count("grants refused");
+            return;
+        }
+        let free = !others.any(|r| r.body.name == name) && self.book.allows_name(&name, peer);
+        let name = free.then_some(&name);
+        self.book.enter(peer, slot, name);
+        let grant = Grant::sign(&self.identity, self.rules.params.id(), peer, slot, name);
+        let message = Message::Granted { slot, grant };
+        self.effects
+            .push(Effect::Grant(peer, message, self.book.clone()));
+    }
+
+    /// A member granted what this node claims.
+    pub(super) fn granted(
+        &mut self,
+        from: NodeId,
+        slot: u32,
+        grant: Grant,
+        now: Instant,
+    ) -> Result<(), Abuse> {
+        let current = self.claims.published().map(|c| c.slot);
+        if current != Some(slot) {
+            return Ok(());
+        }
+        let mesh = self.rules.params.id();
+        if grant.by != from {
+            return Err(Abuse("a grant by another than its sender".into()));
+        }
+        // It may have been signed for a name this node had a moment ago.
+        if !grant.is_valid(mesh, self.id, slot, &self.me.name) {
+            return Ok(());
+        }
+        self.grants.retain(|g| g.by != from);
+        if self.grants.len() >= MAX_GRANTS {
+            let partial = |g: &Grant| g.covers == Covers::Slot;
+            let Some(at) = self.grants.iter().position(partial) else {
+                return Ok(());
+            };
+            self.grants.remove(at);
+        }
+        self.grants.push(grant);
+        self.publish_at.get_or_insert(now + GATHER);
+        Ok(())
+    }
+
+    /// Hears its own record from others: an old one, one of a run that a restored backup does not
+    /// remember, or one of a clone.
+    pub(super) fn hear_self(&mut self, signed: Signed, now: Instant) -> Result<(), Abuse> {
+        if signed.stamp <= self.stamp() {
+            return Ok(());
+        }
+        let record = match Record::open(signed, &self.rules, None) {
+            Ok(record) => record,
+            Err(refused) => {
+                self.count(refused.counter());
+                return Err(Abuse(refused.to_string()));
+            }
+        };
+        let body = &record.body;
+        let first = body.instance != self.instance
+            && self.ahead.len() < MAX_AHEAD
+            && self.ahead.insert(body.instance);
+        let over = body.stamp.generation.saturating_add(1);
+        if first {
+            self.save(over, self.wanted.slot);
+            return Ok(());
+        }
+        let places = |endpoints: &[crate::Endpoint]| match endpoints {
+            [] => "no known address".to_owned(),
+            known => known
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(", "),
+        };
+        let text = format!(
+            "two machines run with one identity ({}): {} at {} and {} at {}; \
+             give one of them its own, by moving its identity.key away",
+            self.id.short(),
+            self.me.name,
+            places(&self.me.endpoints),
+            body.name,
+            places(&body.endpoints)
+        );
+        self.clones.insert(self.id, (text, now));
+        // Once more, so that the other side learns of it too; then the fight is over.
+        if !self.last_bump {
+            self.last_bump = true;
+            self.save(over, self.wanted.slot);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,337 @@
+//! What is heard and told on: rumours at once, and comparisons that repair the rest.
+
+use std::time::Instant;
+
+use super::{Abuse, Core, Effect, MAX_RECORDS, MAX_TOTAL};
+use crate::NodeId;
+use crate::discovery::gossip::message::{BATCH, Digest, Message, Refusal, Sum, TOMBSTONE_BATCH};
+use crate::discovery::gossip::record::{Instance, Record, Signed, Stamp};
+use crate::discovery::gossip::text::hash;
+use crate::discovery::gossip::tombstone::{Buried, Tombstone};
+
+/// How many peers hear what was heard from another.
+const FANOUT: usize = 4;
+/// How many peers hear this node's own record from itself: all of a small mesh.
+const OWN_FANOUT: usize = 32;
+/// Runs of a node that are remembered.
+const MAX_SEEN: usize = 4;
+
+impl Core {
+    /// Takes in what `from`, a connected member, says.
+    ///
+    /// # Errors
+    /// When no honest node would say it; the connection is to be ended and the sender kept away.
+    pub(in super::super) fn receive(
+        &mut self,
+        from: NodeId,
+        message: Message,
+        now: Instant,
+    ) -> Result<(), Abuse> {
+        let result = self.take_in(from, message, now);
+        self.settle(now);
+        result
+    }
+
+    fn take_in(&mut self, from: NodeId, message: Message, now: Instant) -> Result<(), Abuse> {
+        if self.tombstones.contains(from) {
+            return Ok(());
+        }
+        match message {
+            Message::Records { records } => {
+                self.claims.heard(now);
+                self.hear(from, records, now)?;
+            }
+            Message::Summary { sum } => {
+                if sum != self.sum() {
+                    let digest = Message::Digest(self.digest(false));
+                    self.effects.push(Effect::Send(from, digest));
+                }
+            }
+            Message::Digest(digest) => self.answer(from, &digest),
+            Message::Tombstones { tombstones } => self.hear_tombstones(from, tombstones)?,
+            Message::Keys { keys } => {
+                if self.keyring.merge(keys) {
+                    self.dirty.keyring = true;
+                    self.tell_keys(Some(from));
+                }
+            }
+            Message::GrantPlease { record } => {
+                if record.id != from {
+                    return Err(Abuse("asks for a grant for another".into()));
+                }
+                self.hear(from, vec![record], now)?;
+                self.grant(from);
+            }
+            Message::Granted { slot, grant } => self.granted(from, slot, grant, now)?,
+            Message::Refused(Refusal::Forgotten { tombstone, .. }) => {
+                self.hear_tombstones(from, vec![tombstone])?;
+            }
+            Message::Ping
+            | Message::Unknown
+            | Message::Hello(_)
+            | Message::Params { .. }
+            | Message::Refused(_) => {}
+        }
+        Ok(())
+    }
+
+    /// The tombstone that a refusal carries, by someone who is no peer: it proves itself.
+    pub(in super::super) fn told_forgotten(&mut self, tombstone: Tombstone, now: Instant) {
+        if tombstone.id == self.id && tombstone.is_valid(self.rules.params.id()) {
+            self.bury(tombstone);
+            self.settle(now);
+        }
+    }
+
+    fn hear(&mut self, from: NodeId, records: Vec<Signed>, now: Instant) -> Result<(), Abuse> {
+        let mut news = Vec::new();
+        let mut result = Ok(());
+        for signed in records {
+            match self.hear_one(signed, now) {
+                Ok(Some(signed)) => news.push(signed),
+                Ok(None) => {}
+                Err(abuse) => {
+                    result = Err(abuse);
+                    break;
+                }
+            }
+        }
+        if !news.is_empty() {
+            let peers = self.choose(FANOUT, &|id| id != from);
+            self.send_records(&peers, news);
+        }
+        result
+    }
+
+    /// A record; returned if it is news.
+    fn hear_one(&mut self, signed: Signed, now: Instant) -> Result<Option<Signed>, Abuse> {
+        let id = signed.id;
+        if id == self.id {
+            return self.hear_self(signed, now).map(|()| None);
+        }
+        if self.tombstones.contains(id) {
+            return Ok(None);
+        }
+        let previous = self.records.get(&id);
+        if previous.is_some_and(|p| signed.stamp <= p.signed.stamp) {
+            self.count("records not newer");
+            return Ok(None);
+        }
+        let old_size = previous.map_or(0, |p| p.signed.body.len());
+        let more = self.total - old_size + signed.body.len();
+        if more > MAX_TOTAL || (previous.is_none() && self.records.len() >= MAX_RECORDS) {
+            self.count("records dropped: too many");
+            return Ok(None);
+        }
+        let record = match Record::open(signed, &self.rules, previous) {
+            Ok(record) => record,
+            Err(refused) => {
+                self.count(refused.counter());
+                return Err(Abuse(refused.to_string()));
+            }
+        };
+        self.total = more;
+        let slot = record.body.claim.map(|c| c.slot);
+        self.book.release(id, slot, Some(&record.body.name));
+        self.note_run(&record, now);
+        let signed = record.signed.clone();
+        self.records.insert(id, record);
+        self.dirty.records = true;
+        self.count("records taken");
+        Ok(Some(signed))
+    }
+
+    /// Runs of a node follow each other; one that comes back is a second machine.
+    fn note_run(&mut self, record: &Record, now: Instant) {
+        let (id, instance) = (record.id(), record.body.instance);
+        let seen: &mut Vec<Instance> = self.seen.entry(id).or_default();
+        if seen.last() == Some(&instance) {
+            return;
+        }
+        let back = seen.contains(&instance);
+        seen.retain(|i| *i != instance);
+        seen.push(instance);
+        if seen.len() > MAX_SEEN {
+            seen.remove(0);
+        }
+        if back {
+            let place = |r: &Record| {
+                let endpoint = r.body.endpoints.first().map(ToString::to_string);
+                let place = endpoint.unwrap_or_else(|| "no known address".into());
+                format!("{} at {place}", r.body.name)
+            };
+            let other = self.records.get(&id).map(place).unwrap_or_default();
+            let text = format!(
+                "two machines run with one identity ({}): {} and {other}",
+                id.short(),
+                place(record)
+            );
+            self.clones.insert(id, (text, now));
+        }
+    }
+
+    fn hear_tombstones(&mut self, from: NodeId, all: Vec<Tombstone>) -> Result<(), Abuse> {
+        let mut news = Vec::new();
+        for tombstone in all {
+            if self.tombstones.get(tombstone.id) == Some(&tombstone) {
+                continue;
+            }
+            if !tombstone.is_valid(self.rules.params.id()) {
+                self.count("tombstones refused");
+                return Err(Abuse("a tombstone that nobody signed".into()));
+            }
+            if self.bury(tombstone.clone()) == Buried::New {
+                news.push(tombstone);
+            }
+        }
+        if !news.is_empty() {
+            for peer in self.choose(FANOUT, &|id| id != from) {
+                for batch in news.chunks(TOMBSTONE_BATCH) {
+                    let tombstones = batch.to_vec();
+                    self.effects
+                        .push(Effect::Send(peer, Message::Tombstones { tombstones }));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops all that was the node's, and its connection.
+    pub(super) fn bury(&mut self, tombstone: Tombstone) -> Buried {
+        let id = tombstone.id;
+        let buried = self.tombstones.insert(tombstone.clone());
+        if buried != Buried::New {
+            return buried;
+        }
+        self.dirty.tombstones = true;
+        self.dirty.records = true;
+        let by_name = self.name_of(tombstone.by);
+        if id != self.id {
+            if let Some(old) = self.records.remove(&id) {
+                self.total -= old.signed.body.len();
+            }
+            self.book.release(id, None, None);
+            self.seen.remove(&id);
+            self.clones.remove(&id);
+            if self.peers.remove(&id).is_some() {
+                let refusal = Message::Refused(Refusal::Forgotten { tombstone, by_name });
+                self.effects.push(Effect::Part(id, refusal));
+            }
+        }
+        buried
+    }
+
+    pub(super) fn push_own(&mut self, signed: Signed) {
+        let peers = self.choose(OWN_FANOUT, &|_| true);
+        self.send_records(&peers, vec![signed]);
+    }
+
+    pub(super) fn tell_keys(&mut self, but: Option<NodeId>) {
+        let keys = self.keyring.entries();
+        for peer in self.choose(OWN_FANOUT, &|id| Some(id) != but) {
+            let keys = keys.clone();
+            self.effects
+                .push(Effect::Send(peer, Message::Keys { keys }));
+        }
+    }
+
+    pub(super) fn compare_with_one(&mut self) {
+        let sum = self.sum();
+        for peer in self.choose(1, &|_| true) {
+            self.effects
+                .push(Effect::Send(peer, Message::Summary { sum }));
+        }
+    }
+
+    pub(super) fn digest(&self, reply: bool) -> Digest {
+        let stamp = |(id, record): (&NodeId, &Record)| (*id, record.signed.stamp);
+        Digest {
+            records: self.records.iter().map(stamp).collect(),
+            tombstones: Sum::from_bytes(self.tombstones.digest()),
+            keyring: Sum::from_bytes(self.keyring.digest()),
+            reply,
+        }
+    }
+
+    fn sum(&self) -> Sum {
+        let mut text = Vec::with_capacity(64 * self.records.len() + 64);
+        for (id, record) in &self.records {
+            text.extend_from_slice(id.as_bytes());
+            text.extend_from_slice(&record.signed.stamp.generation.to_be_bytes());
+            text.extend_from_slice(&record.signed.stamp.version.to_be_bytes());
+        }
+        text.extend_from_slice(&self.tombstones.digest());
+        text.extend_from_slice(&self.keyring.digest());
+        Sum::from_bytes(hash(&[&text]))
+    }
+
+    /// Sends what `digest` lacks, and, unless it is a reply, asks for what is lacking here.
+    fn answer(&mut self, to: NodeId, digest: &Digest) {
+        let theirs = &digest.records;
+        let newer = |r: &&Record| theirs.get(&r.id()).is_none_or(|s| *s < r.signed.stamp);
+        let send: Vec<_> = self.records.values().filter(newer).collect();
+        let send: Vec<_> = send.into_iter().map(|r| r.signed.clone()).collect();
+        let mine = self.digest(true);
+        let sums = (mine.tombstones, mine.keyring) == (digest.tombstones, digest.keyring);
+        if digest.tombstones != mine.tombstones {
+            let all: Vec<_> = self.tombstones.all().cloned().collect();
+            for batch in all.chunks(TOMBSTONE_BATCH) {
+                let tombstones = batch.to_vec();
+                self.effects
+                    .push(Effect::Send(to, Message::Tombstones { tombstones }));
+            }
+        }
+        if digest.keyring != mine.keyring {
+            let keys = self.keyring.entries();
+            self.effects.push(Effect::Send(to, Message::Keys { keys }));
+        }
+        // Forgotten nodes are not wanted back: their tombstones are on the way.
+        self.send_records(&[to], send);
+        let lacks = |(id, stamp): (&NodeId, &Stamp)| {
+            let have = self.records.get(id).map(|r| r.signed.stamp);
+            !self.tombstones.contains(*id) && have.is_none_or(|have| have < *stamp)
+        };
+        if !digest.reply && (!sums || theirs.iter().any(lacks)) {
+            self.effects.push(Effect::Send(to, Message::Digest(mine)));
+        }
+    }
+
+    fn send_records(&mut self, to: &[NodeId], records: Vec<Signed>) {
+        let mut batches: Vec<Vec<Signed>> = Vec::new();
+        let mut size = BATCH;
+        for signed in records {
+            if size >= BATCH {
+                batches.push(Vec::new());
+                size = 0;
+            }
+            size += signed.body.len() + 256;
+            if let Some(batch) = batches.last_mut() {
+                batch.push(signed);
+            }
+        }
+        for peer in to {
+            for records in batches.iter().cloned() {
+                self.effects
+                    .push(Effect::Send(*peer, Message::Records { records }));
+            }
+        }
+    }
+
+    /// Up to `number` connected peers at random.
+    fn choose(&mut self, number: usize, wanted: &dyn Fn(NodeId) -> bool) -> Vec<NodeId> {
+        let mut peers: Vec<_> = self
+            .peers
+            .keys()
+            .copied()
+            .filter(|id| wanted(*id))
+            .collect();
+        let number = number.min(peers.len());
+        for at in 0..number {
+            let rest = (peers.len() - at) as u64;
+            let other = at + (self.next_random() % rest) as usize;
+            peers.swap(at, other);
+        }
+        peers.truncate(number);
+        peers
+    }
+}

@@ -1,0 +1,573 @@
+//! The one that changes things: it looks at everything, makes the wanted state and carries out the
+//! difference, whenever somebody says "look again" and every second.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use arc_swap::ArcSwap;
+use ipnet::IpNet;
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+use tracing::{debug, info, warn};
+use weft_dns::{Server, Zone};
+use weft_mesh::device::{Change, DeviceConfig, DeviceStatus};
+use weft_mesh::diff::diff;
+use weft_mesh::discovery::gossip::{ClaimState, Gossip, Own};
+use weft_mesh::discovery::{Announcement, Discovery};
+use weft_mesh::member::mesh_address;
+use weft_mesh::tunnel::{AnyTunnel, Tunnel};
+use weft_mesh::{PrivateKey, Roster};
+
+use super::names::Names;
+use super::peers::{Look, Peers};
+use super::probes::Probes;
+use crate::attach::{Node, Snapshot, Workloads};
+use crate::config::Config;
+use crate::control::{EngineStatus, NameStatus, PeerStatus};
+use crate::desired::{Inputs, PeerRoutes, Pod, desired};
+use crate::host::{MESH_LINK, Observed};
+use crate::kernel::{Kernel, Linux, veth};
+use crate::plan::plan;
+use crate::underlay;
+
+/// How often everything is looked at though nobody asked.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often the host is compared though netlink said nothing.
+const RESYNC: u32 = 15;
+/// A burst of news is one look.
+const GATHER: Duration = Duration::from_millis(10);
+/// An Ethernet without any word of its MTU.
+const COMMON_MTU: u32 = 1500;
+
+/// What the reconciler is built of.
+pub(super) struct Parts {
+    pub(super) config: Arc<Config>,
+    pub(super) private_key: PrivateKey,
+    pub(super) kernel: Linux,
+    pub(super) gossip: Arc<Gossip>,
+    pub(super) workloads: Arc<Workloads>,
+    pub(super) dns: Dns,
+    pub(super) probes: Probes,
+}
+
+/// The DNS server and the zone it answers from.
+#[derive(Clone, Debug)]
+pub(super) struct Dns {
+    pub(super) zone: Arc<ArcSwap<Zone>>,
+    pub(super) server: Arc<Server>,
+}
+
+/// What the last look found, for `weft status`.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Report {
+    pub(super) engine: EngineStatus,
+    pub(super) peers: Vec<PeerStatus>,
+    pub(super) names: Vec<NameStatus>,
+    pub(super) endpoints: Vec<String>,
+    pub(super) pools: Vec<IpNet>,
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) problems: Vec<String>,
+}
+
+pub(super) struct Reconciler {
+    parts: Parts,
+    tunnel: Option<(AnyTunnel, String)>,
+    peers: Peers,
+    report: watch::Sender<Arc<Report>>,
+    announced: Option<Announcement>,
+    named: Option<Vec<NameStatus>>,
+    serial: u32,
+    local: Vec<IpAddr>,
+    underlay_mtu: u32,
+    checked_pools: Vec<IpNet>,
+    observed: Option<Observed>,
+    /// What the host was last brought to.
+    settled: Option<(Inputs, Snapshot)>,
+    looks: u32,
+    warnings: BTreeSet<String>,
+}
+
+impl Reconciler {
+    pub(super) fn new(parts: Parts) -> Self {
+        Self {
+            parts,
+            tunnel: None,
+            peers: Peers::default(),
+            report: watch::Sender::default(),
+            announced: None,
+            named: None,
+            serial: 1,
+            local: Vec::new(),
+            underlay_mtu: COMMON_MTU,
+            checked_pools: Vec::new(),
+            observed: None,
+            settled: None,
+            looks: 0,
+            warnings: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn report(&self) -> watch::Receiver<Arc<Report>> {
+        self.report.subscribe()
+    }
+
+    /// Whether pods lose the mesh when this process ends.
+    pub(super) fn ends_with_us(&self) -> bool {
+        !matches!(self.tunnel, Some((AnyTunnel::Kernel(_), _)))
+    }
+
+    /// Tells the others that this node goes: its names are withdrawn, its ranges stay its own.
+    pub(super) fn goodbye(&self) {
+        if let Some(announced) = self.announced.clone() {
+            self.parts.gossip.announce(Announcement {
+                names: Vec::new(),
+                away: true,
+                ..announced
+            });
+        }
+    }
+
+    /// Looks again and again; ends only when the node may not go on.
+    pub(super) async fn run(&mut self) -> anyhow::Result<()> {
+        let mut own = self.parts.gossip.own();
+        let mut roster = self.parts.gossip.roster();
+        let mut attached = self.parts.workloads.snapshot();
+        let mut host = self.parts.kernel.changed();
+        let mut alive = self.parts.probes.changed();
+        let mut tick = tokio::time::interval(LOOK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let mut look_at_host = false;
+            tokio::select! {
+                _ = own.changed() => {}
+                _ = roster.changed() => {}
+                _ = attached.changed() => {}
+                _ = alive.changed() => {}
+                _ = host.changed() => look_at_host = true,
+                _ = tick.tick() => {}
+            }
+            tokio::time::sleep(GATHER).await;
+            for seen in [&mut host] {
+                look_at_host |= seen.has_changed().unwrap_or(false);
+                seen.mark_unchanged();
+            }
+            self.looks = self.looks.wrapping_add(1);
+            look_at_host |= self.looks.is_multiple_of(RESYNC);
+            let own = own.borrow_and_update().clone();
+            let roster = Arc::clone(&roster.borrow_and_update());
+            let attached = Arc::clone(&attached.borrow_and_update());
+            alive.mark_unchanged();
+            self.look(&own, &roster, &attached, look_at_host).await?;
+        }
+    }
+
+    async fn look(
+        &mut self,
+        own: &Own,
+        roster: &Roster,
+        attached: &Snapshot,
+        host_changed: bool,
+    ) -> anyhow::Result<()> {
+        if let Some(forgotten) = &own.forgotten {
+            let by = forgotten
+                .by_name
+                .clone()
+                .unwrap_or_else(|| forgotten.by.short());
+            bail!(
+                "the mesh has forgotten this node (on {by}); `weft cleanup --state` takes what it left, \
+                 then it may join again as a new one"
+            );
+        }
+        let mut report = Report::default();
+        let pools = match &own.params {
+            Some(params) => vec![params.pool4.into(), params.ula.into()],
+            None => vec![self.parts.config.pool.into()],
+        };
+        self.check_pools(&pools).await?;
+        if host_changed || self.observed.is_none() {
+            self.look_at_underlay(&pools).await;
+        }
+        let ranges = own.claim.ranges();
+        let addresses: Vec<IpAddr> = ranges.iter().filter_map(mesh_address).collect();
+        self.announce(own, attached, &pools);
+        self.open_tunnel(&mut report);
+        let status = self.tunnel(roster, &pools, &mut report).await;
+        let inputs = Inputs {
+            pools: pools.clone(),
+            own: ranges.to_vec(),
+            addresses: addresses.clone(),
+            link_mtu: underlay::tunnel_mtu(
+                self.underlay_mtu,
+                std::net::Ipv4Addr::UNSPECIFIED.into(),
+            ),
+            peers: self.routes(roster),
+            pods: Vec::new(),
+        };
+        self.host(inputs, attached, host_changed, &mut report).await;
+        self.remove_peers(&status, roster).await;
+        self.parts.probes.set_peers(&self.peers.probed(roster));
+        self.parts
+            .workloads
+            .node_is(self.node(own, &addresses))
+            .await;
+        self.names(own, roster, attached, &addresses, &pools, &mut report)
+            .await;
+        report
+            .problems
+            .extend(own.problems.iter().map(|problem| problem.text.clone()));
+        report.problems.extend(attached.moves.iter().cloned());
+        report.peers = self.peers.report(roster, self.look_with(&status, &pools));
+        report.pools = pools;
+        report.addresses = addresses;
+        report.endpoints = self
+            .announced
+            .iter()
+            .flat_map(|a| a.endpoints.iter().map(ToString::to_string))
+            .collect();
+        self.say_new(&report.problems);
+        self.report.send_replace(Arc::new(report));
+        Ok(())
+    }
+
+    fn look_with<'a>(&'a self, status: &'a DeviceStatus, pools: &'a [IpNet]) -> Look<'a> {
+        Look {
+            status,
+            probes: &self.parts.probes,
+            pools,
+            fwmark: self.parts.config.fwmark,
+            underlay_mtu: self.parts.config.underlay_mtu,
+            now: Instant::now(),
+        }
+    }
+
+    /// Each new problem is a line in the log, once.
+    fn say_new(&mut self, problems: &[String]) {
+        let now: BTreeSet<String> = problems.iter().cloned().collect();
+        for problem in now.difference(&self.warnings) {
+            warn!("{problem}");
+        }
+        self.warnings = now;
+    }
+
+    async fn check_pools(&mut self, pools: &[IpNet]) -> anyhow::Result<()> {
+        if self.checked_pools != pools {
+            super::refuse_overlaps(&self.parts.kernel, pools).await?;
+            self.checked_pools = pools.to_vec();
+        }
+        Ok(())
+    }
+
+    async fn look_at_underlay(&mut self, pools: &[IpNet]) {
+        match super::local_addresses(&self.parts.kernel).await {
+            Ok(local) => {
+                self.local = local
+                    .into_iter()
+                    .filter(|a| !pools.iter().any(|p| p.contains(a)))
+                    .collect()
+            }
+            Err(error) => warn!("{error:#}"),
+        }
+        let mtu = || {
+            // Of the way to the world; that of each peer is asked when its endpoint is known.
+            let world: [SocketAddr; 2] = [
+                ([192, 0, 2, 1], 9).into(),
+                ([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 9).into(),
+            ];
+            world
+                .iter()
+                .filter_map(|to| underlay::path_mtu(*to, self.parts.config.fwmark).ok())
+                .min()
+        };
+        self.underlay_mtu = self
+            .parts
+            .config
+            .underlay_mtu
+            .or_else(mtu)
+            .unwrap_or(COMMON_MTU);
+    }
+
+    /// Pods get what fits through either underlay family.
+    fn pod_mtu(&self) -> u32 {
+        underlay::tunnel_mtu(self.underlay_mtu, std::net::Ipv6Addr::UNSPECIFIED.into())
+    }
+
+    fn announce(&mut self, own: &Own, attached: &Snapshot, pools: &[IpNet]) {
+        let inside = |address: &IpAddr| {
+            own.claim
+                .ranges()
+                .iter()
+                .any(|range| range.contains(address))
+        };
+        let mut names = attached.names();
+        for name in &mut names {
+            name.addresses.retain(inside);
+        }
+        names.retain(|name| !name.addresses.is_empty());
+        let config = &self.parts.config;
+        let me = Announcement {
+            name: config.name.clone(),
+            public_key: self.parts.private_key.public_key(),
+            endpoints: underlay::endpoints(
+                &config.endpoints,
+                &self.local,
+                &own.observed,
+                config.port,
+                pools,
+            ),
+            names,
+            away: false,
+        };
+        if self.announced.as_ref() != Some(&me) {
+            self.parts.gossip.announce(me.clone());
+            self.announced = Some(me);
+        }
+    }
+
+    /// Opens the device, and again when somebody deleted it.
+    fn open_tunnel(&mut self, report: &mut Report) {
+        let lost = self.tunnel.is_some()
+            && self
+                .observed
+                .as_ref()
+                .is_some_and(|host| !host.links.contains_key(MESH_LINK));
+        if lost {
+            warn!(link = MESH_LINK, "the link was deleted; it is made again");
+            self.tunnel = None;
+        }
+        if self.tunnel.is_none() {
+            match AnyTunnel::open(self.parts.config.tunnel, MESH_LINK) {
+                Ok((tunnel, reason)) => {
+                    info!("{reason}");
+                    self.observed = None;
+                    self.tunnel = Some((tunnel, reason));
+                    self.parts.probes.reopen();
+                }
+                Err(error) => report.problems.push(format!("no tunnel: {error}")),
+            }
+        }
+    }
+
+    /// Brings the device to what the roster wants, but for peers that go: their routes go first.
+    async fn tunnel(
+        &mut self,
+        roster: &Roster,
+        pools: &[IpNet],
+        report: &mut Report,
+    ) -> DeviceStatus {
+        let Some((tunnel, reason)) = &self.tunnel else {
+            return DeviceStatus::default();
+        };
+        let status = match tunnel.status().await {
+            Ok(status) => status,
+            Err(error) => {
+                report.problems.push(format!("ask the tunnel: {error}"));
+                return DeviceStatus::default();
+            }
+        };
+        let mut peers = std::mem::take(&mut self.peers);
+        peers.update(roster, self.look_with(&status, pools));
+        self.peers = peers;
+        let wanted = DeviceConfig {
+            private_key: self.parts.private_key.clone(),
+            listen_port: self.parts.config.port,
+            fwmark: self.parts.config.fwmark,
+            peers: self.peers.wanted(roster),
+        };
+        let changes: Vec<Change> = diff(&wanted, &status, &BTreeMap::new())
+            .into_iter()
+            .filter(|change| !matches!(change, Change::RemovePeer { .. }))
+            .collect();
+        for change in &changes {
+            debug!(?change, "tunnel");
+        }
+        if !changes.is_empty()
+            && let Err(error) = tunnel.apply(&changes).await
+        {
+            report.problems.push(format!("change the tunnel: {error}"));
+        }
+        let (kind, reason) = match tunnel {
+            AnyTunnel::Kernel(_) => ("kernel", reason),
+            AnyTunnel::Userspace(_) => ("userspace", reason),
+        };
+        report.engine = EngineStatus {
+            link: MESH_LINK.into(),
+            kind: kind.into(),
+            reason: reason
+                .rsplit_once(": ")
+                .map_or(reason.as_str(), |(_, why)| why)
+                .into(),
+            public_key: self.parts.private_key.public_key().to_string(),
+            port: self.parts.config.port,
+            drops: status
+                .drops
+                .iter()
+                .map(|(reason, n)| ((*reason).to_owned(), *n))
+                .collect(),
+        };
+        status
+    }
+
+    async fn remove_peers(&self, status: &DeviceStatus, roster: &Roster) {
+        let Some((tunnel, _)) = &self.tunnel else {
+            return;
+        };
+        let known: BTreeSet<_> = roster
+            .members
+            .values()
+            .map(|member| member.public_key)
+            .collect();
+        let gone = status.peers.keys().filter(|key| !known.contains(*key));
+        let changes: Vec<Change> = gone
+            .map(|key| Change::RemovePeer { public_key: *key })
+            .collect();
+        if !changes.is_empty()
+            && let Err(error) = tunnel.apply(&changes).await
+        {
+            warn!(%error, "a peer cannot be removed from the tunnel");
+        }
+    }
+
+    fn routes(&self, roster: &Roster) -> Vec<PeerRoutes> {
+        let members = roster
+            .members
+            .values()
+            .filter(|member| !member.pod_cidrs.is_empty());
+        members
+            .map(|member| PeerRoutes {
+                ranges: member.pod_cidrs.clone(),
+                mtu: self.peers.mtu(&member.id),
+            })
+            .collect()
+    }
+
+    /// Compares the host with what it should be, where either may have changed.
+    async fn host(
+        &mut self,
+        mut inputs: Inputs,
+        attached: &Snapshot,
+        changed: bool,
+        report: &mut Report,
+    ) {
+        if !changed
+            && self
+                .settled
+                .as_ref()
+                .is_some_and(|(i, a)| *i == inputs && a == attached)
+        {
+            return;
+        }
+        let before = (inputs.clone(), attached.clone());
+        let observed = match self.parts.kernel.observe().await {
+            Ok(observed) => observed,
+            Err(error) => {
+                report.problems.push(format!("look at the host: {error}"));
+                return;
+            }
+        };
+        let links: Vec<String> = observed.links.keys().cloned().collect();
+        inputs.pods = pods(attached, &observed);
+        let plan = plan(&desired(&inputs, &observed), &observed);
+        for step in &plan.steps {
+            debug!("{step}");
+        }
+        match self.parts.kernel.apply(&plan).await {
+            Ok(()) => self.settled = plan.absent_links.is_empty().then_some(before),
+            Err(failed) => {
+                self.settled = None;
+                report
+                    .problems
+                    .extend(failed.iter().map(ToString::to_string));
+            }
+        }
+        self.observed = Some(observed);
+        self.parts.workloads.sweep(&links).await;
+    }
+
+    fn node(&self, own: &Own, addresses: &[IpAddr]) -> Node {
+        let unready = match &own.claim {
+            ClaimState::Held { .. } => self
+                .tunnel
+                .is_none()
+                .then(|| "there is no tunnel yet".to_owned()),
+            ClaimState::Joining => Some("this node has not reached the mesh yet".into()),
+            ClaimState::Claiming { .. } => Some("this node's range is not final yet".into()),
+            ClaimState::Lost { .. } => Some("this node lost its range and takes another".into()),
+            ClaimState::Full => {
+                Some("every range of the pool is taken; make the mesh with a larger --pool".into())
+            }
+            ClaimState::Forgotten => Some("the mesh has forgotten this node".into()),
+        };
+        Node {
+            addresses: addresses.to_vec(),
+            ranges: own.claim.ranges().to_vec(),
+            pod_mtu: self.pod_mtu(),
+            unready,
+        }
+    }
+
+    async fn names(
+        &mut self,
+        own: &Own,
+        roster: &Roster,
+        attached: &Snapshot,
+        addresses: &[IpAddr],
+        pools: &[IpNet],
+        report: &mut Report,
+    ) {
+        let local = attached.names();
+        let dead = self.parts.probes.dead();
+        let names = Names {
+            domain: &self.parts.config.dns_domain,
+            me: &own.name,
+            my_addresses: addresses,
+            local: &local,
+            roster,
+            dead: &dead,
+            pools,
+        };
+        report.names = names.list();
+        if self.named.as_ref() != Some(&report.names) {
+            self.serial = self.serial.wrapping_add(1);
+            match names.zone(self.serial) {
+                Ok(zone) => self.parts.dns.zone.store(Arc::new(zone)),
+                Err(error) => report.problems.push(format!("the DNS domain: {error}")),
+            }
+            self.named = Some(report.names.clone());
+        }
+        self.parts.dns.server.set_allowed(pools.to_vec());
+        let wanted: Vec<SocketAddr> = addresses
+            .iter()
+            .map(|ip| SocketAddr::new(*ip, 53))
+            .collect();
+        let mut listening = self.parts.dns.server.addresses();
+        listening.sort_unstable();
+        let mut sorted = wanted.clone();
+        sorted.sort_unstable();
+        if listening != sorted {
+            for failed in self.parts.dns.server.listen(&wanted).await {
+                report
+                    .problems
+                    .push(format!("DNS on {}: {}", failed.address, failed.source));
+            }
+        }
+    }
+}
+
+/// A link keeps the MTU that its ADD gave it.
+fn pods(attached: &Snapshot, observed: &Observed) -> Vec<Pod> {
+    let mtu = |link: &str| observed.links.get(link).map(|link| link.mtu);
+    attached
+        .present()
+        .filter_map(|pod| {
+            Some(Pod {
+                link: pod.host_link.clone(),
+                mtu: mtu(&pod.host_link)?,
+                mac: veth::macs(&pod.host_link).pod_mac,
+                addresses: pod.addresses.clone(),
+            })
+        })
+        .collect()
+}

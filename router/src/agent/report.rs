@@ -1,0 +1,234 @@
+//! The control socket's answers: the CNI verbs, the command line's questions, the status.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use serde_json::Value;
+use tokio::sync::watch;
+use weft_cni::api::CniRequest;
+use weft_cni::{Error, code};
+use weft_mesh::discovery::Discovery;
+use weft_mesh::discovery::gossip::{ClaimState, Gossip, KeyState};
+
+use super::join_argument;
+use super::names::TTL;
+use super::reconcile::{Dns, Report};
+use crate::attach::Workloads;
+use crate::config::Config;
+use crate::control::{
+    ConnectionStatus, ControlReply, ControlRequest, DnsStatus, Handler, IpamStatus, MeshStatus,
+    Status, TokenInfo,
+};
+
+/// What the answers come from.
+pub(super) struct Control {
+    pub(super) config: Arc<Config>,
+    pub(super) gossip: Arc<Gossip>,
+    pub(super) workloads: Arc<Workloads>,
+    pub(super) dns: Dns,
+    pub(super) node: watch::Receiver<Arc<Report>>,
+    pub(super) down: watch::Sender<bool>,
+}
+
+impl Handler for Control {
+    async fn cni(&self, request: CniRequest, netns: Option<OwnedFd>) -> Result<Value, Error> {
+        match request {
+            CniRequest::Add(add) => value(self.workloads.add(add, netns).await?),
+            CniRequest::Del(del) => value(self.workloads.del(&del).await?),
+            CniRequest::Check(check) => value(self.workloads.check(&check, netns).await?),
+            CniRequest::Gc(gc) => value(self.workloads.gc(&gc).await?),
+            CniRequest::Status(status) => value(self.workloads.status(&status)?),
+        }
+    }
+
+    async fn control(&self, request: ControlRequest) -> Result<ControlReply, Error> {
+        let refused = |e: &dyn std::fmt::Display| Error::new(code::INTERNAL, e.to_string());
+        match request {
+            ControlRequest::Status => Ok(ControlReply::Status(Box::new(self.status()))),
+            ControlRequest::Forget { who } => {
+                let roster = self.gossip.roster().borrow().clone();
+                let id = self.gossip.forget(&who).await.map_err(|e| refused(&e))?;
+                let name = roster
+                    .members
+                    .get(&id)
+                    .map_or(who, |member| member.name.to_string());
+                Ok(ControlReply::Forgotten {
+                    name,
+                    id: id.to_string(),
+                })
+            }
+            ControlRequest::TokenCreate => {
+                let token = self.gossip.token_create().await.map_err(|e| refused(&e))?;
+                Ok(self.token(&token))
+            }
+            ControlRequest::TokenRotate => {
+                let token = self.gossip.token_rotate().await.map_err(|e| refused(&e))?;
+                Ok(self.token(&token))
+            }
+            ControlRequest::TokenList => Ok(self.tokens()),
+            ControlRequest::DnsLookup { name } => Ok(self.lookup(&name)),
+            ControlRequest::Down => {
+                self.down.send_replace(true);
+                Ok(ControlReply::Done)
+            }
+        }
+    }
+}
+
+fn value(reply: impl serde::Serialize) -> Result<Value, Error> {
+    serde_json::to_value(reply)
+        .map_err(|e| Error::new(code::INTERNAL, format!("encode the reply: {e}")))
+}
+
+impl Control {
+    fn token(&self, token: &str) -> ControlReply {
+        let endpoints = &self.node.borrow().endpoints;
+        ControlReply::Token {
+            join: join_argument(token, endpoints, self.config.port),
+        }
+    }
+
+    fn tokens(&self) -> ControlReply {
+        let keys = self.gossip.token_list();
+        let tokens = keys.into_iter().map(|key| TokenInfo {
+            id: key.id.to_string(),
+            created: key.created,
+            state: match key.state {
+                KeyState::Active => "active".into(),
+                KeyState::Retired => "retired".into(),
+            },
+        });
+        ControlReply::Tokens {
+            tokens: tokens.collect(),
+        }
+    }
+
+    /// The name below the mesh's domain first, then as it is.
+    fn lookup(&self, name: &str) -> ControlReply {
+        let domain = &self.config.dns_domain;
+        let whole = name.trim_end_matches('.').to_ascii_lowercase();
+        let wanted = [format!("{whole}.{domain}."), format!("{whole}.")];
+        let names = &self.node.borrow().names;
+        let found = names.iter().filter(|known| wanted.contains(&known.name));
+        ControlReply::Addresses {
+            addresses: found.flat_map(|known| known.addresses.clone()).collect(),
+        }
+    }
+
+    fn status(&self) -> Status {
+        let report = Arc::clone(&self.node.borrow());
+        let gossip = self.gossip.status();
+        let own = self.gossip.own().borrow().clone();
+        let attached = Arc::clone(&self.workloads.snapshot().borrow());
+        let mut connections: Vec<ConnectionStatus> = gossip
+            .targets
+            .iter()
+            .map(|target| ConnectionStatus {
+                address: target.address.clone(),
+                state: value_text(target.state),
+                node: target.name.clone().or_else(|| target.node.clone()),
+                error: target.last_error.clone(),
+                next_try_ms: target.next_try_ms,
+            })
+            .collect();
+        connections.sort_by(|a, b| a.address.cmp(&b.address));
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            mesh: MeshStatus {
+                id: own.id.to_string(),
+                name: own.name.to_string(),
+                mesh_id: gossip
+                    .mesh
+                    .map_or_else(|| "not joined yet".into(), |mesh| mesh.to_string()),
+                endpoints: report.endpoints.clone(),
+                addresses: report.addresses.clone(),
+                counters: gossip
+                    .counters
+                    .iter()
+                    .map(|(k, v)| ((*k).to_owned(), *v))
+                    .collect(),
+            },
+            engine: report.engine.clone(),
+            ipam: IpamStatus {
+                state: claim_text(&own.claim),
+                pools: texts(&report.pools),
+                ranges: texts(own.claim.ranges()),
+                leases: attached.leases(),
+                capacity: attached.capacity,
+            },
+            dns: self.dns_status(&report),
+            peers: report.peers.clone(),
+            connections,
+            problems: report.problems.clone(),
+        }
+    }
+
+    fn dns_status(&self, report: &Report) -> DnsStatus {
+        let stats = self.dns.server.stats();
+        let counters = [
+            ("queries", stats.queries),
+            ("local", stats.local),
+            ("cache hits", stats.cache_hits),
+            ("cache misses", stats.cache_misses),
+            ("forwarded", stats.forwarded),
+            ("upstream failures", stats.upstream_failures),
+            ("refused", stats.refused),
+            ("malformed", stats.malformed),
+        ];
+        DnsStatus {
+            domain: self.config.dns_domain.clone(),
+            listening: texts(&self.dns.server.addresses()),
+            upstreams: texts(&self.dns.server.upstreams()),
+            ttl: u32::try_from(TTL.as_secs()).unwrap_or(u32::MAX),
+            names: report.names.clone(),
+            counters: counters
+                .map(|(name, n)| (name.to_owned(), n))
+                .into_iter()
+                .collect::<BTreeMap<_, _>>(),
+        }
+    }
+}
+
+fn claim_text(claim: &ClaimState) -> String {
+    match claim {
+        ClaimState::Joining => "joining: nobody of the mesh was reached yet".into(),
+        ClaimState::Claiming { slot } => format!("claiming share {slot} of the pool"),
+        ClaimState::Held { .. } => "ready".into(),
+        ClaimState::Lost { winner, next, .. } => {
+            format!(
+                "lost its share to {} and claims share {next}",
+                winner.short()
+            )
+        }
+        ClaimState::Full => "every share of the pool is taken".into(),
+        ClaimState::Forgotten => "forgotten by the mesh".into(),
+    }
+}
+
+/// The name that a unit variant has in JSON.
+fn value_text(variant: impl serde::Serialize) -> String {
+    match serde_json::to_value(variant) {
+        Ok(Value::String(text)) => text,
+        _ => String::new(),
+    }
+}
+
+fn texts<T: ToString>(items: &[T]) -> Vec<String> {
+    items.iter().map(ToString::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_share_names_the_winner() {
+        let lost = ClaimState::Lost {
+            slot: 1,
+            winner: weft_mesh::NodeId::from_bytes([7; 32]),
+            next: 2,
+        };
+        assert!(claim_text(&lost).ends_with("and claims share 2"));
+    }
+}

@@ -1,0 +1,103 @@
+//! The command line: one file a command. All but `up`, `demo` and `cleanup` speak to the agent
+//! over its control socket.
+
+mod attach;
+mod cleanup;
+mod control;
+mod status;
+mod up;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::SOCKET;
+
+/// An encrypted mesh network for Kubernetes clusters and edge nodes.
+#[derive(Debug, Parser)]
+#[command(name = "weft", version, max_term_width = 100)]
+struct Cli {
+    /// The agent's control socket
+    #[arg(long, global = true, env = "WEFT_SOCKET", value_name = "PATH", default_value = SOCKET)]
+    socket: PathBuf,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run this node's agent: make a mesh, join one, or go on with the one of the last run
+    Up(Box<up::UpArgs>),
+    /// Say goodbye to the mesh and end the agent
+    Down,
+    /// Show what the agent knows, and what is wrong
+    Status(status::StatusArgs),
+    /// Give a container or network namespace an interface, addresses and a name
+    Attach(attach::AttachArgs),
+    /// Take the interface away again
+    Detach(attach::DetachArgs),
+    /// Remove a node from the mesh for good: its record, key and ranges, everywhere
+    Forget(control::ForgetArgs),
+    /// The secrets that let nodes join
+    #[command(subcommand)]
+    Token(control::TokenCommand),
+    /// The mesh's names
+    #[command(subcommand)]
+    Dns(control::DnsCommand),
+    /// Show a whole mesh at work in namespaces of its own, touching nothing on this host
+    Demo(crate::demo::DemoArgs),
+    /// Take everything that weft made off this host: links, routes, firewall table, sysctls
+    Cleanup(cleanup::CleanupArgs),
+}
+
+/// The `weft` program, from its arguments to its exit code. Must be called before any thread is
+/// started: `demo` enters namespaces of its own.
+pub fn main() -> ExitCode {
+    if called_as("weft-cni") {
+        return weft_cni::plugin::run();
+    }
+    if let Some(code) = crate::demo::helper() {
+        return code;
+    }
+    let cli = Cli::parse();
+    let socket = &cli.socket;
+    let result = match cli.command {
+        Command::Up(args) => up::run(*args, socket),
+        Command::Down => control::down(socket),
+        Command::Status(args) => status::run(&args, socket),
+        Command::Attach(args) => attach::attach(&args, socket),
+        Command::Detach(args) => attach::detach(&args, socket),
+        Command::Forget(args) => control::forget(&args, socket),
+        Command::Token(command) => control::token(&command, socket),
+        Command::Dns(command) => control::dns(&command, socket),
+        Command::Demo(args) => return crate::demo::run(args),
+        Command::Cleanup(args) => cleanup::run(&args, socket),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("weft: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn called_as(name: &str) -> bool {
+    std::env::args_os().next().is_some_and(|program| {
+        PathBuf::from(program)
+            .file_name()
+            .is_some_and(|file| file == name)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        super::Cli::command().debug_assert();
+    }
+}

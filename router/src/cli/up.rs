@@ -1,0 +1,59 @@
+//! `weft up`: the agent.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use tracing_subscriber::EnvFilter;
+
+use crate::agent::Agent;
+use crate::config::{CONFIG_FILE, Config, Settings};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct UpArgs {
+    /// Join a mesh: what another node's `weft up` or `weft token create` printed
+    #[arg(
+        long,
+        env = "WEFT_JOIN",
+        value_name = "TOKEN@HOST[:PORT][,HOST...]",
+        hide_env_values = true
+    )]
+    join: Option<String>,
+
+    /// The settings file; its keys are this command's flags without the dashes [default:
+    /// /etc/weft/weft.toml, where it is there]
+    #[arg(long, env = "WEFT_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// What is logged: error, warn, info, debug or trace, or a filter by module
+    #[arg(long, env = "WEFT_LOG", value_name = "LEVEL", default_value = "info")]
+    log: String,
+
+    #[command(flatten)]
+    settings: Settings,
+}
+
+pub(super) fn run(args: UpArgs, socket: &Path) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&args.log)
+        .with_context(|| format!("--log {:?}: error, warn, info, debug or trace", args.log))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    let file = Settings::from_file(
+        args.config.as_deref().unwrap_or(Path::new(CONFIG_FILE)),
+        args.config.is_some(),
+    )?;
+    let uname = rustix::system::uname();
+    let hostname = uname.nodename().to_string_lossy();
+    let settings = args.settings.over(file);
+    let config = Config::build(settings, &hostname, socket.to_owned(), args.join.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(64)
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(async { Agent::start(config).await?.run().await })
+}

@@ -1,0 +1,200 @@
+//! The host as it should be, out of who is in the mesh and what is attached here. Pure: equal
+//! inputs give equal output.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::host::{
+    Address, Desired, Link, MESH_LINK, Mac, NeighbourKey, Observed, RouteKey, Target,
+};
+use crate::kernel::nft::{Ranges, mesh_ruleset};
+use crate::kernel::sysctl;
+
+/// What the wanted host follows from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inputs {
+    /// The mesh's ranges: the pods' pool and the ULA.
+    pub pools: Vec<IpNet>,
+    /// This node's share of them; empty until its claim is final.
+    pub own: Vec<IpNet>,
+    /// This node's own addresses, one of each share.
+    pub addresses: Vec<IpAddr>,
+    /// MTU of the mesh's link, bytes.
+    pub link_mtu: u32,
+    pub peers: Vec<PeerRoutes>,
+    pub pods: Vec<Pod>,
+}
+
+/// A peer's ranges and the MTU of the way there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerRoutes {
+    pub ranges: Vec<IpNet>,
+    /// Bytes; `None` is the link's.
+    pub mtu: Option<u32>,
+}
+
+/// An attached pod, as the host's end of its link sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// The host's end.
+    pub link: String,
+    /// MTU of the link, bytes.
+    pub mtu: u32,
+    /// Of the pod's end.
+    pub mac: Mac,
+    pub addresses: Vec<IpAddr>,
+}
+
+/// The wanted host. `observed` says only which sysctls the host has.
+pub fn desired(inputs: &Inputs, observed: &Observed) -> Desired {
+    let mut host = Desired::default();
+    host.sysctls = sysctl::forwarding(observed);
+    let v6 = !sysctl::ipv6_disabled(observed);
+    let usable = |net: &&IpNet| v6 || matches!(net, IpNet::V4(_));
+    host.firewall = Some(mesh_ruleset(&Ranges {
+        mesh: inputs.pools.clone(),
+        own: inputs.own.clone(),
+    }));
+    // Fail closed: whatever has no better route inside the mesh's ranges goes nowhere.
+    for pool in inputs.pools.iter().filter(usable) {
+        host.routes
+            .insert(RouteKey::unreachable(*pool), Target::Unreachable);
+    }
+    host.links.insert(
+        MESH_LINK.into(),
+        Link {
+            mtu: inputs.link_mtu,
+            up: true,
+        },
+    );
+    for address in inputs.addresses.iter().copied().map(IpNet::from) {
+        if usable(&&address) {
+            host.addresses.insert(Address {
+                link: MESH_LINK.into(),
+                net: address,
+            });
+        }
+    }
+    let source = |net: &IpNet| {
+        inputs
+            .addresses
+            .iter()
+            .copied()
+            .find(|address| address.is_ipv4() == matches!(net, IpNet::V4(_)))
+    };
+    for peer in &inputs.peers {
+        for range in peer.ranges.iter().filter(usable) {
+            let target = Target::Link {
+                link: MESH_LINK.into(),
+                preferred_source: source(range),
+                mtu: peer.mtu.filter(|mtu| *mtu != inputs.link_mtu),
+            };
+            host.routes.insert(RouteKey::over(*range), target);
+        }
+    }
+    for pod in &inputs.pods {
+        attached(pod, &source, &mut host);
+    }
+    host
+}
+
+fn attached(pod: &Pod, source: &impl Fn(&IpNet) -> Option<IpAddr>, host: &mut Desired) {
+    host.links.insert(
+        pod.link.clone(),
+        Link {
+            mtu: pod.mtu,
+            up: true,
+        },
+    );
+    for address in &pod.addresses {
+        let net = IpNet::from(*address);
+        let target = Target::Link {
+            link: pod.link.clone(),
+            preferred_source: source(&net),
+            mtu: None,
+        };
+        host.routes.insert(RouteKey::over(net), target);
+        host.neighbours.insert(
+            NeighbourKey {
+                link: pod.link.clone(),
+                address: *address,
+            },
+            pod.mac,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inputs() -> Inputs {
+        let nets = |texts: [&str; 2]| texts.map(|t| t.parse().unwrap()).to_vec();
+        Inputs {
+            pools: nets(["10.32.0.0/12", "fd00:1:2::/48"]),
+            own: nets(["10.32.1.0/24", "fd00:1:2:1::/64"]),
+            addresses: ["10.32.1.1", "fd00:1:2:1::1"]
+                .map(|t| t.parse().unwrap())
+                .to_vec(),
+            link_mtu: 1440,
+            peers: vec![PeerRoutes {
+                ranges: nets(["10.32.2.0/24", "fd00:1:2:2::/64"]),
+                mtu: Some(1420),
+            }],
+            pods: vec![Pod {
+                link: "weft1a".into(),
+                mtu: 1420,
+                mac: Mac([2, 0, 0, 0, 0, 7]),
+                addresses: ["10.32.1.2", "fd00:1:2:1::2"]
+                    .map(|t| t.parse().unwrap())
+                    .to_vec(),
+            }],
+        }
+    }
+
+    fn text(inputs: &Inputs, observed: &Observed) -> String {
+        let mut host = desired(inputs, observed);
+        host.firewall = None;
+        host.to_string()
+    }
+
+    #[test]
+    fn the_wanted_host_is_this_one() {
+        assert_eq!(
+            text(&inputs(), &Observed::default()),
+            "link weft0 up mtu 1440\n\
+             link weft1a up mtu 1420\n\
+             address 10.32.1.1/32 dev weft0\n\
+             address fd00:1:2:1::1/128 dev weft0\n\
+             route 10.32.0.0/12 metric 4294967295 unreachable\n\
+             route 10.32.1.2/32 metric 50 dev weft1a src 10.32.1.1\n\
+             route 10.32.2.0/24 metric 50 dev weft0 src 10.32.1.1 mtu 1420\n\
+             route fd00:1:2::/48 metric 4294967295 unreachable\n\
+             route fd00:1:2:1::2/128 metric 50 dev weft1a src fd00:1:2:1::1\n\
+             route fd00:1:2:2::/64 metric 50 dev weft0 src fd00:1:2:1::1 mtu 1420\n\
+             neighbour 10.32.1.2 dev weft1a 02:00:00:00:00:07\n\
+             neighbour fd00:1:2:1::2 dev weft1a 02:00:00:00:00:07\n\
+             sysctl net/ipv4/ip_forward = 1\n\
+             sysctl net/ipv6/conf/all/forwarding = 1\n"
+        );
+    }
+
+    #[test]
+    fn a_node_without_a_range_still_fails_closed() {
+        let bare = Inputs {
+            pools: inputs().pools,
+            link_mtu: 1420,
+            ..Inputs::default()
+        };
+        let text = text(&bare, &Observed::default());
+        assert!(
+            text.contains("route 10.32.0.0/12 metric 4294967295 unreachable"),
+            "{text}"
+        );
+        assert!(
+            text.contains("route fd00:1:2::/48 metric 4294967295 unreachable"),
+            "{text}"
+        );
+    }
+}

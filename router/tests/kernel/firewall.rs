@@ -1,0 +1,250 @@
+//! The table: as `nft` sees it, and what it does to packets.
+
+use weft_router::host::Desired;
+use weft_router::kernel::Linux;
+
+use crate::pods::link as pod_link;
+use crate::routes::{apply, mesh_link, wanted};
+use crate::space::{self, Pod, has, sh};
+
+#[test]
+fn nft_reads_our_table_as_we_print_it() {
+    space::run(|| async {
+        if !has("nft") {
+            return;
+        }
+        let state = tempfile::tempdir().unwrap();
+        let kernel = Linux::open(state.path()).unwrap();
+        mesh_link();
+        let desired = wanted();
+        apply(&kernel, &desired).await;
+        let listed = sh("nft -y list table inet weft");
+        let plain: Vec<String> = listed
+            .lines()
+            .map(|line| line.split(" comment ").next().unwrap().to_owned())
+            .map(|line| line.replace("counter packets 0 bytes 0", "counter"))
+            .filter(|line| !line.is_empty())
+            .collect();
+        let ours = desired.firewall.unwrap().to_string();
+        assert_eq!(plain.join("\n"), ours.trim_end(), "{listed}");
+    });
+}
+
+/// A network outside: `uplink` on the host, its far end in a namespace of its own.
+fn outside() -> Pod {
+    let outside = Pod::new();
+    sh(&format!(
+        "ip link add uplink type veth peer name uplink netns {} && ip link set uplink up \
+         && ip addr add 192.0.2.1/24 dev uplink && ip addr add 2001:db8::1/64 dev uplink nodad \
+         && ip route add default via 192.0.2.2 && ip -6 route add default via 2001:db8::2",
+        outside.pid()
+    ));
+    outside.sh("ip link set lo up && ip link set uplink up && ip addr add 192.0.2.2/24 dev uplink");
+    outside.sh("ip addr add 2001:db8::2/64 dev uplink nodad");
+    outside
+}
+
+/// What an `nft` counter in the namespace outside says it saw of the mesh's addresses.
+fn watch(outside: &Pod) {
+    outside.sh(
+        "nft \"table inet seen { chain seen { type filter hook prerouting priority -400; \
+         ip daddr 10.32.0.0/12 counter; ip saddr 10.32.0.0/12 counter; \
+         ip6 daddr fd00:77::/48 counter; ip6 saddr fd00:77::/48 counter; }; }\"",
+    );
+}
+
+fn seen(outside: &Pod) -> u64 {
+    let table = outside.sh("nft list table inet seen");
+    let mut words = table.split_whitespace();
+    let mut sum = 0;
+    while let Some(word) = words.next() {
+        if word == "packets" {
+            sum += words.next().unwrap().parse::<u64>().unwrap();
+        }
+    }
+    sum
+}
+
+async fn node_with_pod(kernel: &Linux) -> (Pod, Desired) {
+    mesh_link();
+    let desired = wanted();
+    apply(kernel, &desired).await;
+    let pod = Pod::new();
+    let link = pod_link("a", &["10.32.1.7", "fd00:77:0:1::7"]);
+    kernel.attach(pod.netns(), link).await.unwrap();
+    (pod, desired)
+}
+
+#[test]
+fn a_pod_reaches_outside_by_the_hosts_address() {
+    space::run(|| async {
+        if !has("nft") {
+            return;
+        }
+        let state = tempfile::tempdir().unwrap();
+        let kernel = Linux::open(state.path()).unwrap();
+        let outside = outside();
+        watch(&outside);
+        let (pod, _) = node_with_pod(&kernel).await;
+        pod.sh("ping -c1 -W2 192.0.2.2 && ping -c1 -W2 2001:db8::2");
+        assert_eq!(seen(&outside), 0, "a pod's address was seen outside");
+    });
+}
+
+#[test]
+fn no_packet_of_the_pool_leaves_in_the_clear_whatever_is_taken_away() {
+    space::run(|| async {
+        if !has("nft") {
+            return;
+        }
+        let state = tempfile::tempdir().unwrap();
+        let kernel = Linux::open(state.path()).unwrap();
+        let outside = outside();
+        watch(&outside);
+        let (pod, desired) = node_with_pod(&kernel).await;
+        let send = || {
+            for far in ["10.32.2.7", "10.40.0.1", "fd00:77:0:2::7", "fd00:77:0:9::1"] {
+                space::try_sh(&format!("ping -c1 -W1 {far}"));
+                pod.try_sh(&format!("ping -c1 -W1 {far}"));
+            }
+        };
+        let everything = "ip route flush proto 119; ip -6 route flush proto 119";
+        for harm in [
+            "true",
+            everything,
+            "nft delete table inet weft",
+            "ip link del weft0",
+        ] {
+            sh(harm);
+            send();
+            let table = outside.sh("nft list table inet seen");
+            assert_eq!(seen(&outside), 0, "after {harm}: {table}");
+            if harm != "ip link del weft0" {
+                apply(&kernel, &desired).await;
+            }
+        }
+        // That the counter counts: with both layers gone the packets do come.
+        sh(everything);
+        sh("nft delete table inet weft");
+        send();
+        assert_ne!(seen(&outside), 0);
+    });
+}
+
+#[test]
+fn a_forged_source_from_outside_is_dropped_and_counted() {
+    space::run(|| async {
+        if !has("nft") {
+            return;
+        }
+        let state = tempfile::tempdir().unwrap();
+        let kernel = Linux::open(state.path()).unwrap();
+        let outside = outside();
+        let (pod, _) = node_with_pod(&kernel).await;
+        outside.sh("ip addr add 10.32.2.7/32 dev lo && ip route add 10.32.1.0/24 via 192.0.2.1");
+        let (answered, _) = outside.try_sh("ping -c1 -W1 -I 10.32.2.7 10.32.1.7");
+        assert!(!answered);
+        let chain = sh("nft list chain inet weft guard_in");
+        assert!(chain.contains("counter packets 1 "), "{chain}");
+        drop(pod);
+    });
+}
+
+#[test]
+fn a_large_segment_is_clamped_to_the_peers_mtu_both_ways() {
+    space::run(|| async {
+        if !has("nft") {
+            return;
+        }
+        let state = tempfile::tempdir().unwrap();
+        let kernel = Linux::open(state.path()).unwrap();
+        let (pod, _) = node_with_pod(&kernel).await;
+        // The far end of the mesh: reached by Ethernet here, so told where everybody is.
+        let far = Pod::new();
+        sh(&format!("ip link set far netns {}", far.pid()));
+        let mac = |text: String| {
+            let mut words = text.split_whitespace();
+            words.find(|word| *word == "link/ether").unwrap();
+            words.next().unwrap().to_owned()
+        };
+        let (near_mac, far_mac) = (
+            mac(sh("ip link show weft0")),
+            mac(far.sh("ip link show far")),
+        );
+        far.sh(&format!(
+            "ip link set lo up && ip link set far up && ip addr add 10.32.2.7/32 dev far \
+             && ip route add 10.32.1.0/24 dev far \
+             && ip neigh replace 10.32.1.7 lladdr {near_mac} dev far nud permanent"
+        ));
+        sh(&format!(
+            "ip link set weft0 up && ip neigh replace 10.32.2.7 lladdr {far_mac} dev weft0 nud permanent"
+        ));
+        // A pod's own MTU is larger here than the way's: only clamping makes segments fit.
+        pod.sh("ip link set eth0 mtu 1500");
+        let clamped = |table: &str| {
+            table
+                .split_whitespace()
+                .skip_while(|word| *word != "packets")
+                .nth(1)
+                .and_then(|count| count.parse::<u64>().ok())
+        };
+        let count = "nft \"table inet m { chain m { type filter hook input priority 0; \
+                     tcp flags & syn == syn tcp option maxseg size 1380 counter; }; }\"";
+        far.sh(count);
+        pod.sh(count);
+        let listen = "import socket;s=socket.socket();s.setsockopt(1,2,1);s.bind((\"10.32.2.7\",80));\
+                      s.listen();s.accept()";
+        let connect = "import socket;socket.create_connection((\"10.32.2.7\",80),2).close()";
+        if !has("python3") {
+            return;
+        }
+        let server = far.spawn(&["python3", "-c", listen]);
+        space::until("the pod connects", || {
+            pod.try_exec(&["python3", "-c", connect]).0
+        })
+        .await;
+        drop(server);
+        let syn = far.sh("nft list table inet m");
+        assert!(clamped(&syn) >= Some(1), "{syn}");
+        let answer = pod.sh("nft list table inet m");
+        assert!(clamped(&answer) >= Some(1), "{answer}");
+    });
+}
+
+#[test]
+fn firewalls_in_the_way_are_named() {
+    space::run(|| async {
+        if !has("nft") {
+            return;
+        }
+        let state = tempfile::tempdir().unwrap();
+        let kernel = Linux::open(state.path()).unwrap();
+        mesh_link();
+        apply(&kernel, &wanted()).await;
+        assert_eq!(kernel.foreign_firewalls().await.unwrap(), []);
+        sh(
+            "nft 'table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; }; }; \
+            table inet mine { chain fwd1 { type filter hook forward priority 5; policy drop; }; \
+            chain in1 { type filter hook input priority 5; policy drop; }; }; \
+            table inet firewalld { chain x { type filter hook forward priority 10; policy drop; }; }'",
+        );
+        let found: Vec<String> = kernel
+            .foreign_firewalls()
+            .await
+            .unwrap()
+            .iter()
+            .map(|firewall| {
+                firewall
+                    .to_string()
+                    .split(" will")
+                    .next()
+                    .unwrap()
+                    .to_owned()
+            })
+            .collect();
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert!(found[0].starts_with("chain fwd1 of table inet mine has policy drop"));
+        assert!(found[1].starts_with("iptables' FORWARD chain has policy drop"));
+        assert!(found[2].starts_with("firewalld is active"));
+    });
+}
