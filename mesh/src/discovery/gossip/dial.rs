@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use super::status::{TargetState, TargetStatus};
 use crate::{Endpoint, NodeId};
 
+/// A connection that lived so long was a good one.
+const LASTING: Duration = Duration::from_secs(5);
 const FIRST: Duration = Duration::from_secs(1);
 /// The cap of the backoff grows with the number of targets that fail, so that together they are
 /// tried about once a second: a small mesh heals within seconds, a large one is not flooded.
@@ -122,7 +124,6 @@ impl Targets {
         if let Some(entry) = self.entries.get_mut(target) {
             entry.dialling = false;
             entry.refused = false;
-            entry.failures = 0;
             entry.error = None;
             entry.address = Some(address);
             if matches!(target, Target::Seed(_)) {
@@ -150,11 +151,19 @@ impl Targets {
         entry.next = now + jitter(doubled.clamp(first, cap), random);
     }
 
-    /// A connection to `node` ended: it is dialled again soon.
-    pub(super) fn lost(&mut self, node: NodeId, error: Option<String>, now: Instant, random: u64) {
+    /// A connection to `node` ended after `lived`: it is dialled again soon, unless connections
+    /// there do not last.
+    pub(super) fn lost(&mut self, node: NodeId, lost: Lost, now: Instant, random: u64) {
         for entry in self.entries.values_mut().filter(|e| e.node == Some(node)) {
-            entry.error.clone_from(&error);
-            entry.next = entry.next.max(now + jitter(FIRST / 4, random));
+            entry.error.clone_from(&lost.error);
+            let wait = if lost.lived < LASTING {
+                entry.failures = entry.failures.saturating_add(1);
+                (FIRST / 4 * 2_u32.pow(entry.failures.min(6))).min(LEAST_CAP)
+            } else {
+                entry.failures = 0;
+                FIRST / 4
+            };
+            entry.next = entry.next.max(now + jitter(wait, random));
         }
     }
 
@@ -189,6 +198,13 @@ impl Targets {
         };
         self.entries.iter().map(status).collect()
     }
+}
+
+/// A connection that ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Lost {
+    pub(super) error: Option<String>,
+    pub(super) lived: Duration,
 }
 
 /// Why a dial failed.
@@ -277,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn success_starts_the_backoff_anew() {
+    fn a_connection_that_lasted_starts_the_backoff_anew() {
         let mut targets = Targets::default();
         let now = Instant::now();
         for _ in 0..5 {
@@ -286,9 +302,17 @@ mod tests {
         }
         targets.due(&[node(1)], &NOBODY, now + Duration::from_secs(3600), 0);
         let address = "192.0.2.1:1".parse().unwrap();
-        targets.succeeded(&node(1), NodeId::from_bytes([1; 32]), address);
-        assert_eq!(targets.failures(&node(1)), 0);
+        let id = NodeId::from_bytes([1; 32]);
+        targets.succeeded(&node(1), id, address);
         let status = &targets.status(now, &|_| true)[0];
         assert_eq!(status.state, TargetState::Established);
+        let lost = |seconds| Lost {
+            error: None,
+            lived: Duration::from_secs(seconds),
+        };
+        targets.lost(id, lost(1), now, 0);
+        assert_eq!(targets.failures(&node(1)), 6);
+        targets.lost(id, lost(60), now, 0);
+        assert_eq!(targets.failures(&node(1)), 0);
     }
 }

@@ -36,11 +36,11 @@ const LIMIT: u64 = 256 * 1024 * 1024;
 /// Addresses that worked, by node.
 pub(super) type Worked = BTreeMap<NodeId, SocketAddr>;
 
-/// An open state directory; no other agent can open it meanwhile.
+/// An open state directory; no other agent can open it until it is released.
 #[derive(Debug)]
 pub(super) struct Files {
     directory: PathBuf,
-    _lock: File,
+    lock: File,
     /// One write at a time, since all of a file share one temporary name.
     writing: Mutex<()>,
 }
@@ -59,9 +59,14 @@ impl Files {
             .map_err(|_| StartError::InUse(directory.to_owned()))?;
         Ok(Self {
             directory: directory.to_owned(),
-            _lock: lock,
+            lock,
             writing: Mutex::new(()),
         })
+    }
+
+    /// Lets another agent open the directory; nothing is written afterwards.
+    pub(super) fn release(&self) {
+        let _ = flock(&self.lock, FlockOperation::Unlock);
     }
 
     pub(super) fn mesh(&self) -> Result<Option<MeshParams>, StartError> {

@@ -212,6 +212,7 @@ impl Gossip {
         if let Err(error) = self.node.write_changes() {
             warn!(%error, "state not written at the end");
         }
+        self.node.files.release();
     }
 
     fn new_token(&self, others: Others) -> Result<String, TokenError> {

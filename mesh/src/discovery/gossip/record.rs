@@ -30,11 +30,19 @@ hex_bytes!(
     pub(super) Instance, 16, "an instance is 32 hexadecimal digits"
 );
 
-/// Which of two records of a node is newer: the run first, then the change within the run.
+impl Instance {
+    pub(super) const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+/// Which of two records of a node is newer: the run first, then the change within the run. The
+/// instance decides between two machines that count alike, so that everybody keeps one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Stamp {
     pub(super) generation: u64,
     pub(super) version: u64,
+    pub(super) instance: Instance,
 }
 
 /// A record as it travels.
@@ -59,7 +67,6 @@ pub(super) struct Body {
     pub(super) away: bool,
     #[serde(flatten)]
     pub(super) stamp: Stamp,
-    pub(super) instance: Instance,
 }
 
 /// A share of the pool that a node asks for, or, once final, says is its own.

@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 use super::channel::{self, Channel, ChannelError, Receiver, Sender};
 use super::conns::{Entered, Entering};
 use super::core::Abuse;
-use super::dial::{Connected, Failure, Target};
+use super::dial::{Connected, Failure, Lost, Target};
 use super::keyring::KeyState;
 use super::message::{Message, Refusal};
 use super::node::{Node, lock, random};
@@ -350,6 +350,7 @@ async fn run(node: &Arc<Node>, member: Member, channel: Channel<TcpStream>) {
     } = entered;
     node.drive(|core, now| core.connected(id, Some(member.observed), now));
     debug!(peer = %id.short(), address = %member.address, ?role, "connected");
+    let begun = Instant::now();
     let end = {
         let read = pin!(read(node, id, &mut receiver));
         let write = pin!(write(&mut sender, inbox));
@@ -368,12 +369,17 @@ async fn run(node: &Arc<Node>, member: Member, channel: Channel<TcpStream>) {
         admission.charge(member.address.ip().to_canonical(), now);
     }
     sender.finish().await;
-    if lock(&node.conns).leave(id, serial) {
-        node.drive(|core, _| core.disconnected(id));
-    }
     let error = end.map(|e| e.to_string());
     debug!(peer = %id.short(), ?error, "disconnected");
-    lock(&node.targets).lost(id, error, Instant::now(), chance());
+    let was_current = lock(&node.conns).leave(id, serial);
+    if was_current {
+        node.drive(|core, _| core.disconnected(id));
+        let lost = Lost {
+            error,
+            lived: begun.elapsed(),
+        };
+        lock(&node.targets).lost(id, lost, Instant::now(), chance());
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -475,6 +475,7 @@ impl Core {
         Stamp {
             generation: self.kept.generation,
             version: self.version,
+            instance: self.instance,
         }
     }
 }

@@ -124,7 +124,6 @@ impl Core {
             },
             away: me.away,
             stamp: self.stamp(),
-            instance: self.instance,
         };
         refused.truncate(8);
         self.announcement_problem = (!refused.is_empty()).then(|| {
@@ -289,9 +288,9 @@ impl Core {
             }
         };
         let body = &record.body;
-        let first = body.instance != self.instance
+        let first = body.stamp.instance != self.instance
             && self.ahead.len() < MAX_AHEAD
-            && self.ahead.insert(body.instance);
+            && self.ahead.insert(body.stamp.instance);
         let over = body.stamp.generation.saturating_add(1);
         if first {
             self.save(over, self.wanted.slot);

@@ -143,7 +143,7 @@ impl Core {
 
     /// Runs of a node follow each other; one that comes back is a second machine.
     fn note_run(&mut self, record: &Record, now: Instant) {
-        let (id, instance) = (record.id(), record.body.instance);
+        let (id, instance) = (record.id(), record.body.stamp.instance);
         let seen: &mut Vec<Instance> = self.seen.entry(id).or_default();
         if seen.last() == Some(&instance) {
             return;
@@ -259,6 +259,7 @@ impl Core {
             text.extend_from_slice(id.as_bytes());
             text.extend_from_slice(&record.signed.stamp.generation.to_be_bytes());
             text.extend_from_slice(&record.signed.stamp.version.to_be_bytes());
+            text.extend_from_slice(record.signed.stamp.instance.as_bytes());
         }
         text.extend_from_slice(&self.tombstones.digest());
         text.extend_from_slice(&self.keyring.digest());
