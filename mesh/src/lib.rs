@@ -6,10 +6,12 @@
 pub mod device;
 pub mod diff;
 pub mod discovery;
+pub mod endpoint;
 pub mod identity;
 pub mod key;
 pub mod keystore;
 pub mod member;
+pub mod probe;
 pub mod tunnel;
 
 pub use key::{PresharedKey, PrivateKey, PublicKey};
