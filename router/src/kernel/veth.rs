@@ -218,7 +218,8 @@ impl Worker {
         let seen = self.create(netns, pod, macs)?;
         let outcome = self
             .set_up_host(&seen, pod, macs)
-            .and_then(|()| set_up_pod(&mut inside, netns, &seen, pod, macs));
+            .and_then(|()| set_up_pod(&mut inside, netns, &seen, pod, macs))
+            .and_then(|()| self.let_through(pod));
         if let Err(error) = outcome {
             // With either end go both, and all their routes and neighbours.
             let _ = self.route.transact(vec![netlink::remove_link(seen.index)]);
@@ -305,6 +306,14 @@ impl Worker {
         requests.extend(host_side(seen.index, &pod.host_link, &pod.addresses, macs));
         flat(self.route.transact(requests))
             .map_err(VethError::during(format!("route to {}", pod.host_link)))
+    }
+
+    /// The host's end came up before it had a carrier, so the kernel drops what it is given until
+    /// the work that notices the carrier has run; asking for the link runs it (Linux 6.9).
+    fn let_through(&mut self, pod: &PodLink) -> Result<(), VethError> {
+        self.find(&pod.host_link)
+            .map(drop)
+            .map_err(VethError::during(format!("look at {}", pod.host_link)))
     }
 
     fn detach(&mut self, name: &str) -> Result<Removal, VethError> {
