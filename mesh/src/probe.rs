@@ -2,8 +2,6 @@
 //! tunnel authenticates them; sockets, clock and random bytes are the caller's.
 
 mod message;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -276,3 +274,6 @@ impl Peer {
         news
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,7 @@ use netns::{Node, eventually, isolated, join};
 use weft_mesh::device::{Change, DeviceConfig, DeviceStatus, PeerConfig};
 use weft_mesh::diff::diff;
 use weft_mesh::tunnel::userspace::UserspaceTunnel;
-use weft_mesh::tunnel::{AnyTunnel, Backend, Tunnel, TunnelError};
+use weft_mesh::tunnel::{AnyTunnel, Backend, Tunnel, TunnelError, conformance};
 use weft_mesh::{PrivateKey, PublicKey};
 
 const PORT: u16 = 6783;
@@ -485,5 +485,16 @@ fn the_first_peer_needs_the_devices_key() {
         };
         let error = now(tunnel.apply(&[change])).expect_err("it is refused");
         assert!(matches!(error, TunnelError::Refused { .. }), "{error}");
+    });
+}
+
+#[test]
+fn the_userspace_device_behaves_as_a_device() {
+    isolated("the_userspace_device_behaves_as_a_device", || {
+        let node = Node::new();
+        let tunnel = node
+            .run(|| UserspaceTunnel::open("weft0"))
+            .expect("a tunnel");
+        node.run(move || now(conformance::check(&tunnel)));
     });
 }

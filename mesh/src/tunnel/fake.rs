@@ -112,3 +112,28 @@ impl Tunnel for FakeTunnel {
         &self.link
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tunnel::conformance;
+
+    #[tokio::test]
+    async fn the_fake_behaves_as_a_device() {
+        conformance::check(&FakeTunnel::new("weft0")).await;
+    }
+
+    #[tokio::test]
+    async fn a_peer_is_heard_where_the_test_says() {
+        let tunnel = FakeTunnel::new("weft0");
+        let key = conformance::check(&tunnel).await;
+        let (endpoint, when) = (([192, 0, 2, 9], 1).into(), SystemTime::UNIX_EPOCH);
+        tunnel.hear(&key, endpoint, when);
+        let peer = tunnel.status().await.unwrap().peers[&key].clone();
+        assert_eq!(
+            (peer.endpoint, peer.last_handshake),
+            (Some(endpoint), Some(when))
+        );
+        assert!(!tunnel.applied().is_empty());
+    }
+}

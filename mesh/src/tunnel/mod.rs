@@ -2,6 +2,8 @@
 
 mod any;
 #[cfg(any(test, feature = "testing"))]
+pub mod conformance;
+#[cfg(any(test, feature = "testing"))]
 pub mod fake;
 pub mod kernel;
 pub mod userspace;

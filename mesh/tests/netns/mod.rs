@@ -15,7 +15,7 @@ use rustix::thread::UnshareFlags;
 const INSIDE: &str = "WEFT_TEST_INSIDE";
 
 /// Runs `test` in a process in namespaces of its own. `name` is the test function's.
-pub fn isolated(name: &str, test: fn()) {
+pub(crate) fn isolated(name: &str, test: fn()) {
     if std::env::var(INSIDE).is_ok_and(|inside| inside == name) {
         return test();
     }
@@ -30,8 +30,12 @@ pub fn isolated(name: &str, test: fn()) {
         println!("SKIPPED: {name}: no namespaces of its own: {error}");
         return;
     }
-    if !fs::exists("/dev/net/tun").unwrap_or(false) {
-        println!("SKIPPED: {name}: there is no /dev/net/tun");
+    if let Err(error) = fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/net/tun")
+    {
+        println!("SKIPPED: {name}: /dev/net/tun: {error}");
         return;
     }
     let output = run(&["--exact", name, "--nocapture"]).expect("it ran a moment ago");
@@ -73,14 +77,14 @@ fn enter(command: &mut Command) {
 type Job = Box<dyn FnOnce() + Send>;
 
 /// A thread in a network namespace of its own.
-pub struct Node {
+pub(crate) struct Node {
     jobs: Sender<Job>,
     /// What `ip link set … netns` takes.
     thread: i32,
 }
 
 impl Node {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (jobs, queue): (Sender<Job>, Receiver<Job>) = channel();
         thread::spawn(move || queue.into_iter().for_each(|job| job()));
         let mut node = Self { jobs, thread: 0 };
@@ -93,7 +97,7 @@ impl Node {
     }
 
     /// Runs `job` inside and returns what it returns; a panic in it is the test's.
-    pub fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+    pub(crate) fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
         let (answer, answered) = channel();
         let job = Box::new(move || {
             // The receiver is gone only when the test has failed already.
@@ -105,14 +109,14 @@ impl Node {
         answered.recv().expect("the job ended without a panic")
     }
 
-    pub fn ip(&self, arguments: &str) {
+    pub(crate) fn ip(&self, arguments: &str) {
         let arguments = arguments.to_owned();
         self.run(move || ip(&arguments));
     }
 }
 
 /// Joins two nodes by a link called `wire` at both ends, up.
-pub fn join(a: &Node, b: &Node, wire: &str) {
+pub(crate) fn join(a: &Node, b: &Node, wire: &str) {
     let peer = b.thread;
     a.ip(&format!(
         "link add {wire} type veth peer name {wire} netns {peer}"
@@ -129,7 +133,7 @@ fn unshare_net() {
         .expect("a namespace of its own");
 }
 
-pub fn ip(arguments: &str) {
+pub(crate) fn ip(arguments: &str) {
     let output = Command::new("ip")
         .args(arguments.split(' '))
         .output()
@@ -142,7 +146,7 @@ pub fn ip(arguments: &str) {
 }
 
 /// Waits until `condition` holds, at most ten seconds.
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !condition() {
         assert!(Instant::now() < deadline, "not within ten seconds: {what}");

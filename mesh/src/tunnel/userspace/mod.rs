@@ -6,6 +6,8 @@ mod drops;
 mod engine;
 #[cfg(test)]
 mod engine_tests;
+mod identity;
+mod queue;
 mod session;
 mod table;
 mod tun;
@@ -21,7 +23,8 @@ use std::time::Instant;
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 use self::engine::{Engine, SCRATCH};
-use self::session::{Identity, Session};
+use self::identity::Identity;
+use self::session::Session;
 use self::table::{Peer, Table};
 use self::tun::Tun;
 use self::udp::Udp;
@@ -226,18 +229,15 @@ impl UserspaceTunnel {
         let mut scratch = vec![0; SCRATCH];
         let now = Instant::now();
         for (peer, kick) in kicks {
-            self.shared
-                .engine
-                .kick(&peer, &mut scratch, &*self.shared, |state, out| {
-                    match kick {
-                        Kick::KeepAlive => state.session.keep_alive(out, now),
-                        // A handshake on its way to the old address would be repeated only after 5 s.
-                        Kick::Moved if state.session.is_waiting() => {
-                            state.session.initiate_now(out, now)
-                        }
-                        Kick::Moved => None,
-                    }
-                });
+            self.shared.engine.kick(
+                &peer,
+                &mut scratch,
+                &*self.shared,
+                |state, out| match kick {
+                    Kick::KeepAlive => state.session.keep_alive(out, now),
+                    Kick::Moved => state.session.moved(out, now),
+                },
+            );
         }
     }
 

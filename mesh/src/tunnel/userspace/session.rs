@@ -5,18 +5,18 @@
 //! queue before a handshake, persistent keepalives, the pace of initiations, and the change of a
 //! pre-shared key while an older session drains.
 
-use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use boringtun::noise::errors::WireGuardError;
-use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519;
 
 use super::drops::Drop;
-use crate::{PresharedKey, PrivateKey, PublicKey};
+use super::identity::Identity;
+use super::queue::Queue;
+use crate::{PresharedKey, PublicKey};
 
 /// The most that sealing adds to a packet, and the least room that any message needs.
 pub(super) const OVERHEAD: usize = 148;
@@ -29,9 +29,8 @@ const REKEY_ATTEMPT_TIME: Duration = Duration::from_secs(90);
 const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
 /// How long an old session still opens what was on its way when a new one took over.
 const DRAIN: Duration = Duration::from_secs(10);
-/// A peer that does not answer costs no more memory than this.
-const MOST_QUEUED: usize = 32;
-const MOST_QUEUED_BYTES: usize = 64 * 1024;
+/// Probes go both ways every second: a peer that was not heard for so long is not where we think.
+const SILENT: Duration = Duration::from_secs(3);
 /// Packets up to this size are padded; beyond, padding might exceed what the path carries.
 const PAD_UP_TO: usize = 1280;
 
@@ -40,34 +39,6 @@ const PAD_UP_TO: usize = 1280;
 pub(super) struct Now {
     pub(super) instant: Instant,
     pub(super) wall: SystemTime,
-}
-
-/// The device's own key, and what is computed from it once.
-pub(super) struct Identity {
-    pub(super) secret: x25519::StaticSecret,
-    pub(super) public: x25519::PublicKey,
-    pub(super) key: PublicKey,
-    /// Checks `mac1` and bounds the handshakes of the whole device.
-    pub(super) limiter: RateLimiter,
-    /// boringtun counts again in each peer's protocol; it was counted already.
-    uncounted: Arc<RateLimiter>,
-}
-
-impl Identity {
-    /// Handshake messages a second, beyond which a sender must first prove its address.
-    const HANDSHAKES: u64 = 400;
-
-    pub(super) fn new(private: &PrivateKey) -> Self {
-        let secret = private.secret();
-        let public = x25519::PublicKey::from(&secret);
-        Self {
-            limiter: RateLimiter::new(&public, Self::HANDSHAKES),
-            uncounted: Arc::new(RateLimiter::new(&public, u64::MAX)),
-            key: PublicKey::from_bytes(*public.as_bytes()),
-            secret,
-            public,
-        }
-    }
 }
 
 /// What became of a packet for the peer.
@@ -100,14 +71,13 @@ pub(super) struct Session {
     draining: Option<Draining>,
     /// `tunn` has a session to seal with.
     ready: bool,
-    queue: VecDeque<Vec<u8>>,
-    queued_bytes: usize,
-    waiting_since: Option<Instant>,
+    queue: Queue,
     /// The receiver index that we answered an initiation with, until data comes on it.
     unconfirmed: Option<u32>,
     last_handshake: Option<SystemTime>,
     last_handshake_sent: Option<Instant>,
     last_traffic: Instant,
+    last_heard: Option<Instant>,
     keepalive: Option<Duration>,
     preshared: Option<PresharedKey>,
 }
@@ -132,13 +102,12 @@ impl Session {
             index,
             draining: None,
             ready: false,
-            queue: VecDeque::new(),
-            queued_bytes: 0,
-            waiting_since: None,
+            queue: Queue::default(),
             unconfirmed: None,
             last_handshake: None,
             last_handshake_sent: None,
             last_traffic: now,
+            last_heard: None,
             keepalive: None,
             preshared,
         }
@@ -233,26 +202,11 @@ impl Session {
                 dropped: 0,
             };
         }
-        let dropped = self.enqueue(packet, now);
+        let dropped = self.queue.push(packet, now);
         Sealed {
             datagram: self.initiate(out, now),
             dropped,
         }
-    }
-
-    fn enqueue(&mut self, packet: &[u8], now: Instant) -> u64 {
-        self.waiting_since.get_or_insert(now);
-        self.queue.push_back(packet.to_vec());
-        self.queued_bytes += packet.len();
-        let mut dropped = 0;
-        while self.queue.len() > MOST_QUEUED || self.queued_bytes > MOST_QUEUED_BYTES {
-            let Some(oldest) = self.queue.pop_front() else {
-                break;
-            };
-            self.queued_bytes -= oldest.len();
-            dropped += 1;
-        }
-        dropped
     }
 
     /// A handshake initiation, unless a handshake message went out less than 5 s ago.
@@ -266,16 +220,22 @@ impl Session {
         self.initiate_now(out, now)
     }
 
-    /// A handshake initiation at once: the peer may be heard elsewhere than before.
-    pub(super) fn initiate_now(&mut self, out: &mut [u8], now: Instant) -> Option<usize> {
+    fn initiate_now(&mut self, out: &mut [u8], now: Instant) -> Option<usize> {
         let datagram = sent(&self.tunn.format_handshake_initiation(out, true));
         self.last_handshake_sent = datagram.map(|_| now).or(self.last_handshake_sent);
         datagram
     }
 
-    /// A handshake was begun and has not come to a session.
-    pub(super) fn is_waiting(&self) -> bool {
-        !self.ready && self.last_handshake_sent.is_some()
+    /// The peer is to be reached elsewhere now: a handshake at once, where one was begun or the
+    /// peer is silent. The next would go out only seconds later.
+    pub(super) fn moved(&mut self, out: &mut [u8], now: Instant) -> Option<usize> {
+        let silent = self.last_heard.is_some_and(|heard| now >= heard + SILENT);
+        let waiting = !self.ready && self.last_handshake_sent.is_some();
+        if waiting || silent {
+            self.initiate_now(out, now)
+        } else {
+            None
+        }
     }
 
     /// Packets wait that can be sealed now.
@@ -288,12 +248,10 @@ impl Session {
         if !self.ready {
             return None;
         }
-        let Some(packet) = self.queue.pop_front() else {
-            self.waiting_since = None;
+        let Some(packet) = self.queue.pop() else {
             // boringtun's own queue holds no more than keepalives.
             return sent(&self.tunn.decapsulate(None, &[], out));
         };
-        self.queued_bytes -= packet.len();
         self.last_traffic = now;
         sent(&self.tunn.encapsulate(&packet, out))
     }
@@ -339,6 +297,7 @@ impl Session {
             _ => return Opened::Refused(Drop::NotWireguard),
         };
         self.last_traffic = now.instant;
+        self.last_heard = Some(now.instant);
         if kind == DATA && self.unconfirmed == Some(receiver) {
             self.unconfirmed = None;
             self.last_handshake = Some(now.wall);
@@ -362,18 +321,12 @@ impl Session {
             }
             return (due, 0);
         }
-        if self
-            .waiting_since
-            .is_some_and(|since| now >= since + REKEY_ATTEMPT_TIME)
-        {
-            let given_up = self.queue.len() as u64;
-            self.queue.clear();
-            self.queued_bytes = 0;
-            self.waiting_since = None;
-            return (None, given_up);
+        let since = self.queue.since();
+        if since.is_some_and(|since| now >= since + REKEY_ATTEMPT_TIME) {
+            return (None, self.queue.clear());
         }
         // An answered initiation whose sender vanished would block our own for minutes.
-        if self.waiting_since.is_some() && !self.ready {
+        if since.is_some() && !self.ready {
             return (self.initiate(out, now), 0);
         }
         if self

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::allowed_ips::AllowedIps;
-use super::session::{Identity, Session};
+use super::identity::Identity;
+use super::session::Session;
 use crate::PublicKey;
 
 /// Who the peers are and how each is found.
