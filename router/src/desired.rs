@@ -48,8 +48,10 @@ pub struct Pod {
 
 /// The wanted host. `observed` says only which sysctls the host has.
 pub fn desired(inputs: &Inputs, observed: &Observed) -> Desired {
-    let mut host = Desired::default();
-    host.sysctls = sysctl::forwarding(observed);
+    let mut host = Desired {
+        sysctls: sysctl::forwarding(observed),
+        ..Desired::default()
+    };
     let v6 = !sysctl::ipv6_disabled(observed);
     let usable = |net: &&IpNet| v6 || matches!(net, IpNet::V4(_));
     host.firewall = Some(mesh_ruleset(&Ranges {

@@ -25,12 +25,15 @@ pub(super) struct Peers {
     peers: BTreeMap<NodeId, Peer>,
 }
 
+/// A name and a port, and what they resolved to last.
+type Resolved = BTreeMap<(String, u16), Vec<SocketAddr>>;
+
 #[derive(Debug)]
 struct Peer {
     choice: EndpointChoice,
     set: Option<SocketAddr>,
     /// What the names among its endpoints resolved to, put there by a task.
-    resolved: Arc<Mutex<BTreeMap<(String, u16), Vec<SocketAddr>>>>,
+    resolved: Arc<Mutex<Resolved>>,
     mtu: Option<(SocketAddr, Instant, u32)>,
 }
 

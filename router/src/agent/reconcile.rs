@@ -150,10 +150,8 @@ impl Reconciler {
                 _ = tick.tick() => {}
             }
             tokio::time::sleep(GATHER).await;
-            for seen in [&mut host] {
-                look_at_host |= seen.has_changed().unwrap_or(false);
-                seen.mark_unchanged();
-            }
+            look_at_host |= host.has_changed().unwrap_or(false);
+            host.mark_unchanged();
             self.looks = self.looks.wrapping_add(1);
             look_at_host |= self.looks.is_multiple_of(RESYNC);
             let own = own.borrow_and_update().clone();
@@ -396,7 +394,7 @@ impl Reconciler {
             link: MESH_LINK.into(),
             kind: kind.into(),
             reason: reason
-                .rsplit_once(": ")
+                .split_once(": ")
                 .map_or(reason.as_str(), |(_, why)| why)
                 .into(),
             public_key: self.parts.private_key.public_key().to_string(),

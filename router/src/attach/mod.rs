@@ -365,11 +365,7 @@ impl Workloads {
 
     /// Does the DEL that the plugin noted while no agent was there; one older than the lease is
     /// another container's.
-    async fn settle_note(
-        self: &Self,
-        leases: &mut Leases,
-        attachment: &Attachment,
-    ) -> Result<(), Error> {
+    async fn settle_note(&self, leases: &mut Leases, attachment: &Attachment) -> Result<(), Error> {
         let io = |e: std::io::Error| Error::new(code::IO, e.to_string());
         let Some(note) = note::find(&self.notes, attachment).map_err(io)? else {
             return Ok(());
