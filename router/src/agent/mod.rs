@@ -4,27 +4,30 @@
 //! (`probes`) alone sends probes; the control socket answers on threads of the blocking pool. What
 //! they share are values that are replaced whole (`watch`), so that nobody waits for anybody.
 
+mod device;
 mod names;
 mod peers;
 mod probes;
 mod reconcile;
 mod report;
+mod resolver;
 mod shutdown;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
-use weft_dns::{CacheLimits, Server, ServerConfig, Servers, ZoneBuilder};
 use weft_mesh::discovery::Announcement;
 use weft_mesh::discovery::gossip::{CLAIM_WAIT, FoundingParams, Gossip, GossipConfig, Join};
 use weft_mesh::keystore;
 
+use self::device::Device;
+use self::probes::Probes;
 use self::reconcile::{Reconciler, Report};
 use self::report::Control;
+use self::resolver::Resolver;
 use self::shutdown::{Ending, ending};
 use crate::attach::Workloads;
 use crate::config::{Config, PORT};
@@ -89,17 +92,19 @@ impl Agent {
         )?;
         let workloads = Arc::new(workloads);
         workloads.settle().await;
-        let dns = dns_server(&config)?;
-        let probes = probes::Probes::start(crate::host::MESH_LINK);
+        let resolver = Resolver::start(&config)?;
+        let dns = Arc::clone(&resolver.server);
+        let probes = Probes::start(crate::host::MESH_LINK);
+        let public_key = private_key.public_key();
         let (down, down_seen) = watch::channel(false);
         let reconciler = Reconciler::new(reconcile::Parts {
             config: Arc::clone(&config),
-            private_key,
             kernel,
             gossip: Arc::clone(&gossip),
             workloads: Arc::clone(&workloads),
-            dns: dns.clone(),
-            probes,
+            device: Device::new(Arc::clone(&config), private_key, probes),
+            resolver,
+            public_key,
         });
         let control = Arc::new(Control {
             config: Arc::clone(&config),
@@ -182,27 +187,6 @@ fn gossip_config(config: &Config) -> GossipConfig {
         claim_wait: CLAIM_WAIT,
         allow_loopback: false,
     }
-}
-
-fn dns_server(config: &Config) -> anyhow::Result<reconcile::Dns> {
-    let zone = ZoneBuilder::new(&config.dns_domain)
-        .context("the DNS domain")?
-        .build();
-    let zone = Arc::new(ArcSwap::from_pointee(zone));
-    let upstream = match config.dns_upstreams.as_slice() {
-        [] => Servers::resolv_conf("/etc/resolv.conf"),
-        servers => Servers::fixed(servers.to_vec()),
-    };
-    let server = Server::start(ServerConfig {
-        zone: Arc::clone(&zone),
-        allowed: Vec::new(),
-        upstream: Arc::new(upstream),
-        cache: CacheLimits::default(),
-    });
-    Ok(reconcile::Dns {
-        zone,
-        server: Arc::new(server),
-    })
 }
 
 /// Addresses of the host's own links, as others may reach them.

@@ -1,29 +1,24 @@
 //! The one that changes things: it looks at everything, makes the wanted state and carries out the
 //! difference, whenever somebody says "look again" and every second.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::bail;
-use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
-use tracing::{debug, info, warn};
-use weft_dns::{Server, Zone};
-use weft_mesh::device::{Change, DeviceConfig, DeviceStatus};
-use weft_mesh::diff::diff;
+use tracing::{debug, warn};
+use weft_mesh::Roster;
 use weft_mesh::discovery::gossip::{ClaimState, Gossip, Own};
 use weft_mesh::discovery::{Announcement, Discovery};
 use weft_mesh::member::mesh_address;
-use weft_mesh::tunnel::{AnyTunnel, Tunnel};
-use weft_mesh::{PrivateKey, Roster};
 
+use super::device::Device;
 use super::names::Names;
-use super::peers::{Look, Peers};
-use super::probes::Probes;
+use super::resolver::Resolver;
 use crate::attach::{Node, Snapshot, Workloads};
 use crate::config::Config;
 use crate::control::{EngineStatus, NameStatus, PeerStatus};
@@ -35,7 +30,7 @@ use crate::underlay;
 
 /// How often everything is looked at though nobody asked.
 const LOOK: Duration = Duration::from_secs(1);
-/// How often the host is compared though netlink said nothing.
+/// How often, in looks, the host is compared though netlink said nothing.
 const RESYNC: u32 = 15;
 /// A burst of news is one look.
 const GATHER: Duration = Duration::from_millis(10);
@@ -45,19 +40,12 @@ const COMMON_MTU: u32 = 1500;
 /// What the reconciler is built of.
 pub(super) struct Parts {
     pub(super) config: Arc<Config>,
-    pub(super) private_key: PrivateKey,
     pub(super) kernel: Linux,
     pub(super) gossip: Arc<Gossip>,
     pub(super) workloads: Arc<Workloads>,
-    pub(super) dns: Dns,
-    pub(super) probes: Probes,
-}
-
-/// The DNS server and the zone it answers from.
-#[derive(Clone, Debug)]
-pub(super) struct Dns {
-    pub(super) zone: Arc<ArcSwap<Zone>>,
-    pub(super) server: Arc<Server>,
+    pub(super) device: Device,
+    pub(super) resolver: Resolver,
+    pub(super) public_key: weft_mesh::PublicKey,
 }
 
 /// What the last look found, for `weft status`.
@@ -74,12 +62,8 @@ pub(super) struct Report {
 
 pub(super) struct Reconciler {
     parts: Parts,
-    tunnel: Option<(AnyTunnel, String)>,
-    peers: Peers,
     report: watch::Sender<Arc<Report>>,
     announced: Option<Announcement>,
-    named: Option<Vec<NameStatus>>,
-    serial: u32,
     local: Vec<IpAddr>,
     underlay_mtu: u32,
     checked_pools: Vec<IpNet>,
@@ -94,12 +78,8 @@ impl Reconciler {
     pub(super) fn new(parts: Parts) -> Self {
         Self {
             parts,
-            tunnel: None,
-            peers: Peers::default(),
             report: watch::Sender::default(),
             announced: None,
-            named: None,
-            serial: 1,
             local: Vec::new(),
             underlay_mtu: COMMON_MTU,
             checked_pools: Vec::new(),
@@ -116,7 +96,7 @@ impl Reconciler {
 
     /// Whether pods lose the mesh when this process ends.
     pub(super) fn ends_with_us(&self) -> bool {
-        !matches!(self.tunnel, Some((AnyTunnel::Kernel(_), _)))
+        self.parts.device.ends_with_us()
     }
 
     /// Tells the others that this node goes: its names are withdrawn, its ranges stay its own.
@@ -136,7 +116,7 @@ impl Reconciler {
         let mut roster = self.parts.gossip.roster();
         let mut attached = self.parts.workloads.snapshot();
         let mut host = self.parts.kernel.changed();
-        let mut alive = self.parts.probes.changed();
+        let mut alive = self.parts.device.probes.changed();
         let mut tick = tokio::time::interval(LOOK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -191,8 +171,7 @@ impl Reconciler {
         let ranges = own.claim.ranges();
         let addresses: Vec<IpAddr> = ranges.iter().filter_map(mesh_address).collect();
         self.announce(own, attached, &pools);
-        self.open_tunnel(&mut report);
-        let status = self.tunnel(roster, &pools, &mut report).await;
+        self.device(roster, &pools, &mut report).await;
         let inputs = Inputs {
             pools: pools.clone(),
             own: ranges.to_vec(),
@@ -205,19 +184,33 @@ impl Reconciler {
             pods: Vec::new(),
         };
         self.host(inputs, attached, host_changed, &mut report).await;
-        self.remove_peers(&status, roster).await;
-        self.parts.probes.set_peers(&self.peers.probed(roster));
+        if let Err(problem) = self.parts.device.remove_gone(roster).await {
+            report.problems.push(problem);
+        }
+        let device = &self.parts.device;
+        device.probes.set_peers(&device.peers.probed(roster));
         self.parts
             .workloads
             .node_is(self.node(own, &addresses))
             .await;
-        self.names(own, roster, attached, &addresses, &pools, &mut report)
-            .await;
+        let names = Names {
+            domain: &self.parts.config.dns_domain,
+            me: &own.name,
+            my_addresses: &addresses,
+            local: &attached.names(),
+            roster,
+            dead: &self.parts.device.probes.dead(),
+            pools: &pools,
+        };
+        let (names, problems) = self.parts.resolver.update(&names).await;
+        report.names = names;
+        report.problems.extend(problems);
         report
             .problems
             .extend(own.problems.iter().map(|problem| problem.text.clone()));
         report.problems.extend(attached.moves.iter().cloned());
-        report.peers = self.peers.report(roster, self.look_with(&status, &pools));
+        report.engine = self.parts.device.report();
+        report.peers = self.parts.device.peers_report(roster, &pools);
         report.pools = pools;
         report.addresses = addresses;
         report.endpoints = self
@@ -228,17 +221,6 @@ impl Reconciler {
         self.say_new(&report.problems);
         self.report.send_replace(Arc::new(report));
         Ok(())
-    }
-
-    fn look_with<'a>(&'a self, status: &'a DeviceStatus, pools: &'a [IpNet]) -> Look<'a> {
-        Look {
-            status,
-            probes: &self.parts.probes,
-            pools,
-            fwmark: self.parts.config.fwmark,
-            underlay_mtu: self.parts.config.underlay_mtu,
-            now: Instant::now(),
-        }
     }
 
     /// Each new problem is a line in the log, once.
@@ -307,7 +289,7 @@ impl Reconciler {
         let config = &self.parts.config;
         let me = Announcement {
             name: config.name.clone(),
-            public_key: self.parts.private_key.public_key(),
+            public_key: self.parts.public_key,
             endpoints: underlay::endpoints(
                 &config.endpoints,
                 &self.local,
@@ -324,107 +306,18 @@ impl Reconciler {
         }
     }
 
-    /// Opens the device, and again when somebody deleted it.
-    fn open_tunnel(&mut self, report: &mut Report) {
-        let lost = self.tunnel.is_some()
-            && self
-                .observed
-                .as_ref()
-                .is_some_and(|host| !host.links.contains_key(MESH_LINK));
-        if lost {
-            warn!(link = MESH_LINK, "the link was deleted; it is made again");
-            self.tunnel = None;
+    async fn device(&mut self, roster: &Roster, pools: &[IpNet], report: &mut Report) {
+        let is_gone = self
+            .observed
+            .as_ref()
+            .is_some_and(|host| !host.links.contains_key(MESH_LINK));
+        match self.parts.device.open(is_gone) {
+            Ok(true) => self.observed = None,
+            Ok(false) => {}
+            Err(problem) => report.problems.push(problem),
         }
-        if self.tunnel.is_none() {
-            match AnyTunnel::open(self.parts.config.tunnel, MESH_LINK) {
-                Ok((tunnel, reason)) => {
-                    info!("{reason}");
-                    self.observed = None;
-                    self.tunnel = Some((tunnel, reason));
-                    self.parts.probes.reopen();
-                }
-                Err(error) => report.problems.push(format!("no tunnel: {error}")),
-            }
-        }
-    }
-
-    /// Brings the device to what the roster wants, but for peers that go: their routes go first.
-    async fn tunnel(
-        &mut self,
-        roster: &Roster,
-        pools: &[IpNet],
-        report: &mut Report,
-    ) -> DeviceStatus {
-        let Some((tunnel, reason)) = &self.tunnel else {
-            return DeviceStatus::default();
-        };
-        let status = match tunnel.status().await {
-            Ok(status) => status,
-            Err(error) => {
-                report.problems.push(format!("ask the tunnel: {error}"));
-                return DeviceStatus::default();
-            }
-        };
-        let mut peers = std::mem::take(&mut self.peers);
-        peers.update(roster, self.look_with(&status, pools));
-        self.peers = peers;
-        let wanted = DeviceConfig {
-            private_key: self.parts.private_key.clone(),
-            listen_port: self.parts.config.port,
-            fwmark: self.parts.config.fwmark,
-            peers: self.peers.wanted(roster),
-        };
-        let changes: Vec<Change> = diff(&wanted, &status, &BTreeMap::new())
-            .into_iter()
-            .filter(|change| !matches!(change, Change::RemovePeer { .. }))
-            .collect();
-        for change in &changes {
-            debug!(?change, "tunnel");
-        }
-        if !changes.is_empty()
-            && let Err(error) = tunnel.apply(&changes).await
-        {
-            report.problems.push(format!("change the tunnel: {error}"));
-        }
-        let (kind, reason) = match tunnel {
-            AnyTunnel::Kernel(_) => ("kernel", reason),
-            AnyTunnel::Userspace(_) => ("userspace", reason),
-        };
-        report.engine = EngineStatus {
-            link: MESH_LINK.into(),
-            kind: kind.into(),
-            reason: reason
-                .split_once(": ")
-                .map_or(reason.as_str(), |(_, why)| why)
-                .into(),
-            public_key: self.parts.private_key.public_key().to_string(),
-            port: self.parts.config.port,
-            drops: status
-                .drops
-                .iter()
-                .map(|(reason, n)| ((*reason).to_owned(), *n))
-                .collect(),
-        };
-        status
-    }
-
-    async fn remove_peers(&self, status: &DeviceStatus, roster: &Roster) {
-        let Some((tunnel, _)) = &self.tunnel else {
-            return;
-        };
-        let known: BTreeSet<_> = roster
-            .members
-            .values()
-            .map(|member| member.public_key)
-            .collect();
-        let gone = status.peers.keys().filter(|key| !known.contains(*key));
-        let changes: Vec<Change> = gone
-            .map(|key| Change::RemovePeer { public_key: *key })
-            .collect();
-        if !changes.is_empty()
-            && let Err(error) = tunnel.apply(&changes).await
-        {
-            warn!(%error, "a peer cannot be removed from the tunnel");
+        if let Err(problem) = self.parts.device.bring(roster, pools).await {
+            report.problems.push(problem);
         }
     }
 
@@ -436,7 +329,7 @@ impl Reconciler {
         members
             .map(|member| PeerRoutes {
                 ranges: member.pod_cidrs.clone(),
-                mtu: self.peers.mtu(&member.id),
+                mtu: self.parts.device.peers.mtu(&member.id),
             })
             .collect()
     }
@@ -486,10 +379,9 @@ impl Reconciler {
 
     fn node(&self, own: &Own, addresses: &[IpAddr]) -> Node {
         let unready = match &own.claim {
-            ClaimState::Held { .. } => self
-                .tunnel
-                .is_none()
-                .then(|| "there is no tunnel yet".to_owned()),
+            ClaimState::Held { .. } => {
+                (!self.parts.device.is_open()).then(|| "there is no tunnel yet".to_owned())
+            }
             ClaimState::Joining => Some("this node has not reached the mesh yet".into()),
             ClaimState::Claiming { .. } => Some("this node's range is not final yet".into()),
             ClaimState::Lost { .. } => Some("this node lost its range and takes another".into()),
@@ -503,53 +395,6 @@ impl Reconciler {
             ranges: own.claim.ranges().to_vec(),
             pod_mtu: self.pod_mtu(),
             unready,
-        }
-    }
-
-    async fn names(
-        &mut self,
-        own: &Own,
-        roster: &Roster,
-        attached: &Snapshot,
-        addresses: &[IpAddr],
-        pools: &[IpNet],
-        report: &mut Report,
-    ) {
-        let local = attached.names();
-        let dead = self.parts.probes.dead();
-        let names = Names {
-            domain: &self.parts.config.dns_domain,
-            me: &own.name,
-            my_addresses: addresses,
-            local: &local,
-            roster,
-            dead: &dead,
-            pools,
-        };
-        report.names = names.list();
-        if self.named.as_ref() != Some(&report.names) {
-            self.serial = self.serial.wrapping_add(1);
-            match names.zone(self.serial) {
-                Ok(zone) => self.parts.dns.zone.store(Arc::new(zone)),
-                Err(error) => report.problems.push(format!("the DNS domain: {error}")),
-            }
-            self.named = Some(report.names.clone());
-        }
-        self.parts.dns.server.set_allowed(pools.to_vec());
-        let wanted: Vec<SocketAddr> = addresses
-            .iter()
-            .map(|ip| SocketAddr::new(*ip, 53))
-            .collect();
-        let mut listening = self.parts.dns.server.addresses();
-        listening.sort_unstable();
-        let mut sorted = wanted.clone();
-        sorted.sort_unstable();
-        if listening != sorted {
-            for failed in self.parts.dns.server.listen(&wanted).await {
-                report
-                    .problems
-                    .push(format!("DNS on {}: {}", failed.address, failed.source));
-            }
         }
     }
 }

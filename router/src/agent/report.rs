@@ -13,7 +13,7 @@ use weft_mesh::discovery::gossip::{ClaimState, Gossip, KeyState};
 
 use super::join_argument;
 use super::names::TTL;
-use super::reconcile::{Dns, Report};
+use super::reconcile::Report;
 use crate::attach::Workloads;
 use crate::config::Config;
 use crate::control::{
@@ -26,7 +26,7 @@ pub(super) struct Control {
     pub(super) config: Arc<Config>,
     pub(super) gossip: Arc<Gossip>,
     pub(super) workloads: Arc<Workloads>,
-    pub(super) dns: Dns,
+    pub(super) dns: Arc<weft_dns::Server>,
     pub(super) node: watch::Receiver<Arc<Report>>,
     pub(super) down: watch::Sender<bool>,
 }
@@ -165,7 +165,7 @@ impl Control {
     }
 
     fn dns_status(&self, report: &Report) -> DnsStatus {
-        let stats = self.dns.server.stats();
+        let stats = self.dns.stats();
         let counters = [
             ("queries", stats.queries),
             ("local", stats.local),
@@ -178,8 +178,8 @@ impl Control {
         ];
         DnsStatus {
             domain: self.config.dns_domain.clone(),
-            listening: texts(&self.dns.server.addresses()),
-            upstreams: texts(&self.dns.server.upstreams()),
+            listening: texts(&self.dns.addresses()),
+            upstreams: texts(&self.dns.upstreams()),
             ttl: u32::try_from(TTL.as_secs()).unwrap_or(u32::MAX),
             names: report.names.clone(),
             counters: counters

@@ -1,0 +1,182 @@
+//! The tunnel's device, kept as the roster wants it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use ipnet::IpNet;
+use tracing::{debug, info, warn};
+use weft_mesh::device::{Change, DeviceConfig, DeviceStatus};
+use weft_mesh::diff::diff;
+use weft_mesh::tunnel::{AnyTunnel, Tunnel};
+use weft_mesh::{PrivateKey, Roster};
+
+use super::peers::{Look, Peers};
+use super::probes::Probes;
+use crate::config::Config;
+use crate::control::{EngineStatus, PeerStatus};
+use crate::host::MESH_LINK;
+
+/// The device, who its peers are, and what the last look found.
+pub(super) struct Device {
+    config: Arc<Config>,
+    private_key: PrivateKey,
+    pub(super) probes: Probes,
+    pub(super) peers: Peers,
+    tunnel: Option<(AnyTunnel, String)>,
+    status: DeviceStatus,
+}
+
+impl Device {
+    pub(super) fn new(config: Arc<Config>, private_key: PrivateKey, probes: Probes) -> Self {
+        Self {
+            config,
+            private_key,
+            probes,
+            peers: Peers::default(),
+            tunnel: None,
+            status: DeviceStatus::default(),
+        }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.tunnel.is_some()
+    }
+
+    /// Whether pods lose the mesh when this process ends.
+    pub(super) fn ends_with_us(&self) -> bool {
+        !matches!(self.tunnel, Some((AnyTunnel::Kernel(_), _)))
+    }
+
+    /// Opens the device if it is not open, and again if somebody deleted its link. True if it did.
+    ///
+    /// # Errors
+    /// Why there is no device, in words.
+    pub(super) fn open(&mut self, link_is_gone: bool) -> Result<bool, String> {
+        if self.tunnel.is_some() && link_is_gone {
+            warn!(link = MESH_LINK, "the link was deleted; it is made again");
+            self.tunnel = None;
+        }
+        if self.tunnel.is_some() {
+            return Ok(false);
+        }
+        let (tunnel, reason) = AnyTunnel::open(self.config.tunnel, MESH_LINK)
+            .map_err(|error| format!("no tunnel: {error}"))?;
+        info!("{reason}");
+        self.tunnel = Some((tunnel, reason));
+        self.probes.reopen();
+        Ok(true)
+    }
+
+    /// Brings the device to what the roster wants, but for peers that go: their routes go first.
+    ///
+    /// # Errors
+    /// What the device refused, in words.
+    pub(super) async fn bring(&mut self, roster: &Roster, pools: &[IpNet]) -> Result<(), String> {
+        let Some((tunnel, _)) = &self.tunnel else {
+            self.status = DeviceStatus::default();
+            return Ok(());
+        };
+        self.status = tunnel
+            .status()
+            .await
+            .map_err(|error| format!("ask the tunnel: {error}"))?;
+        let look = look(&self.config, &self.status, &self.probes, pools);
+        self.peers.update(roster, look);
+        let wanted = DeviceConfig {
+            private_key: self.private_key.clone(),
+            listen_port: self.config.port,
+            fwmark: self.config.fwmark,
+            peers: self.peers.wanted(roster),
+        };
+        let changes: Vec<Change> = diff(&wanted, &self.status, &BTreeMap::new())
+            .into_iter()
+            .filter(|change| !matches!(change, Change::RemovePeer { .. }))
+            .collect();
+        if changes.is_empty() {
+            return Ok(());
+        }
+        debug!(?changes, "tunnel");
+        tunnel
+            .apply(&changes)
+            .await
+            .map_err(|error| format!("change the tunnel: {error}"))
+    }
+
+    /// Removes the peers that are members no more.
+    ///
+    /// # Errors
+    /// What the device refused, in words.
+    pub(super) async fn remove_gone(&self, roster: &Roster) -> Result<(), String> {
+        let Some((tunnel, _)) = &self.tunnel else {
+            return Ok(());
+        };
+        let known: BTreeSet<_> = roster
+            .members
+            .values()
+            .map(|member| member.public_key)
+            .collect();
+        let gone = self.status.peers.keys().filter(|key| !known.contains(*key));
+        let changes: Vec<Change> = gone
+            .map(|key| Change::RemovePeer { public_key: *key })
+            .collect();
+        if changes.is_empty() {
+            return Ok(());
+        }
+        tunnel
+            .apply(&changes)
+            .await
+            .map_err(|error| format!("remove a peer from the tunnel: {error}"))
+    }
+
+    /// The peers for `weft status`.
+    pub(super) fn peers_report(&self, roster: &Roster, pools: &[IpNet]) -> Vec<PeerStatus> {
+        self.peers.report(
+            roster,
+            look(&self.config, &self.status, &self.probes, pools),
+        )
+    }
+
+    /// The device for `weft status`.
+    pub(super) fn report(&self) -> EngineStatus {
+        let Some((tunnel, reason)) = &self.tunnel else {
+            return EngineStatus::default();
+        };
+        let kind = match tunnel {
+            AnyTunnel::Kernel(_) => "kernel",
+            AnyTunnel::Userspace(_) => "userspace",
+        };
+        let drops = self
+            .status
+            .drops
+            .iter()
+            .map(|(reason, n)| ((*reason).to_owned(), *n));
+        EngineStatus {
+            link: MESH_LINK.into(),
+            kind: kind.into(),
+            reason: reason
+                .split_once(": ")
+                .map_or(reason.as_str(), |(_, why)| why)
+                .into(),
+            public_key: self.private_key.public_key().to_string(),
+            port: self.config.port,
+            drops: drops.collect(),
+        }
+    }
+}
+
+fn look<'a>(
+    config: &Config,
+    status: &'a DeviceStatus,
+    probes: &'a Probes,
+    pools: &'a [IpNet],
+) -> Look<'a> {
+    Look {
+        status,
+        probes,
+        pools,
+        fwmark: config.fwmark,
+        underlay_mtu: config.underlay_mtu,
+        now: Instant::now(),
+    }
+}
