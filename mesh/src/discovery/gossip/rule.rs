@@ -7,7 +7,7 @@
 //! Outside: several identities in one hand grant each other; and with only two nodes, neither the
 //! founder, there is nobody to grant and the hash decides.
 
-use std::cmp::Reverse;
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use super::grant::Covers;
@@ -17,8 +17,8 @@ use super::text::hash;
 use super::tombstone::Tombstones;
 use crate::{Member, NodeId, NodeName, PublicKey, Roster};
 
-/// The highest wins.
-type Rank = (bool, u32, Reverse<[u8; 32]>);
+/// Final or not, and the weight: the highest wins, and of equals the lower hash.
+type Rank = (bool, u32);
 
 /// Who holds what, as the records known here say.
 #[derive(Clone, Debug, Default)]
@@ -51,14 +51,15 @@ impl Holders {
             let by_slot = weigh(&|_| true);
             let by_name = weigh(&|covers| covers == Covers::SlotAndName);
             if let Some(claim) = record.body.claim {
-                let rank = (settled, by_slot, tie(&claim.slot.to_be_bytes(), id));
-                best(&mut holders.slots, claim.slot, rank, id);
+                let tie = |id| tie(&claim.slot.to_be_bytes(), id);
+                best(&mut holders.slots, &claim.slot, (settled, by_slot), id, tie);
             }
             let name = &record.body.name;
-            let rank = (settled, by_name, tie(name.as_str().as_bytes(), id));
-            best(&mut holders.names, name.clone(), rank, id);
-            let rank = (settled, by_slot, tie(record.body.key.as_bytes(), id));
-            best(&mut holders.keys, record.body.key, rank, id);
+            let by_text = |id| tie(name.as_str().as_bytes(), id);
+            best(&mut holders.names, name, (settled, by_name), id, by_text);
+            let key = &record.body.key;
+            let by_key = |id| tie(key.as_bytes(), id);
+            best(&mut holders.keys, key, (settled, by_slot), id, by_key);
         }
         holders
     }
@@ -70,7 +71,7 @@ impl Holders {
 
     /// Whose `slot` is: only a final claim gives it.
     pub(super) fn owner(&self, slot: u32) -> Option<NodeId> {
-        let ((settled, _, _), id) = self.slots.get(&slot)?;
+        let ((settled, _), id) = self.slots.get(&slot)?;
         settled.then_some(*id)
     }
 
@@ -183,13 +184,27 @@ pub(super) fn name_of(record: &Record, holders: &Holders) -> NodeName {
         .unwrap_or_else(|_| name.clone())
 }
 
-fn tie(what: &[u8], id: NodeId) -> Reverse<[u8; 32]> {
-    Reverse(hash(&[what, id.as_bytes()]))
+fn tie(what: &[u8], id: NodeId) -> [u8; 32] {
+    hash(&[what, id.as_bytes()])
 }
 
-fn best<K: Ord>(map: &mut BTreeMap<K, (Rank, NodeId)>, key: K, rank: Rank, id: NodeId) {
-    let entry = map.entry(key).or_insert((rank, id));
-    if rank > entry.0 {
-        *entry = (rank, id);
+fn best<K: Ord + Clone>(
+    map: &mut BTreeMap<K, (Rank, NodeId)>,
+    key: &K,
+    rank: Rank,
+    id: NodeId,
+    tie: impl Fn(NodeId) -> [u8; 32],
+) {
+    let Some((best, holder)) = map.get_mut(key) else {
+        map.insert(key.clone(), (rank, id));
+        return;
+    };
+    let better = match rank.cmp(best) {
+        Ordering::Greater => true,
+        Ordering::Less => false,
+        Ordering::Equal => tie(id) < tie(*holder),
+    };
+    if better {
+        (*best, *holder) = (rank, id);
     }
 }

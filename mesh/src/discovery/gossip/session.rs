@@ -139,7 +139,7 @@ fn describe(refusal: &Refusal) -> String {
     }
 }
 
-fn words<'a>(role: Role, binding: &'a [u8; 32]) -> [&'a [u8]; 3] {
+fn words(role: Role, binding: &[u8; 32]) -> [&[u8]; 3] {
     let role: &[u8] = match role {
         Role::Initiator => b"i",
         Role::Responder => b"r",

@@ -250,7 +250,7 @@ async fn open(
     }
     // The mesh's newest keys are the other's to judge; what this node has forgotten stays so.
     if let Some(Err(refusal)) = node.look(|core| core.admit(member.id, KeyState::Active)) {
-        session::turn_away(&mut channel, refusal).await;
+        session::turn_away(&mut channel, *refusal).await;
         return Err(DialError::Forgotten);
     }
     let params = session::welcomed(&mut channel).await?;
@@ -290,10 +290,10 @@ async fn accept(
     let own = node.identity.id();
     let refusal = if member.id == own {
         meet_oneself(node, &member);
-        Some(Refusal::Cloned)
+        Some(Box::new(Refusal::Cloned))
     } else if lock(&node.admission).is_penalised(member.id, Instant::now()) {
         node.count("members refused: penalty");
-        Some(Refusal::Penalty)
+        Some(Box::new(Refusal::Penalty))
     } else {
         let state = node.look(|core| core.keyring().get(channel.key).map(|(_, state)| state));
         let state = state.flatten().unwrap_or(KeyState::Retired);
@@ -302,8 +302,8 @@ async fn accept(
     };
     if let Some(refusal) = refusal {
         node.count("members refused");
-        session::turn_away(&mut channel, refusal.clone()).await;
-        return Err(SessionError::Refused(Box::new(refusal)));
+        session::turn_away(&mut channel, (*refusal).clone()).await;
+        return Err(SessionError::Refused(refusal));
     }
     let params = if member.joining { params.encoded() } else { "" };
     session::welcome(&mut channel, params).await?;

@@ -111,6 +111,8 @@ pub(super) struct Core {
     last_bump: bool,
     announcement_problem: Option<String>,
     storage_problem: Option<String>,
+    /// The records are not what the roster was made of.
+    stale: bool,
     roster: Arc<Roster>,
     holders: Holders,
     problems: Vec<Problem>,
@@ -160,6 +162,7 @@ impl Core {
             last_bump: false,
             announcement_problem: None,
             storage_problem: None,
+            stale: true,
             roster: Arc::default(),
             holders: Holders::default(),
             problems: Vec::new(),
@@ -205,15 +208,15 @@ impl Core {
     }
 
     /// Whether `id` may be a member, having shown a secret that is in `state`.
-    pub(super) fn admit(&self, id: NodeId, state: KeyState) -> Result<(), Refusal> {
+    pub(super) fn admit(&self, id: NodeId, state: KeyState) -> Result<(), Box<Refusal>> {
         if let Some(tombstone) = self.tombstones.get(id) {
-            return Err(Refusal::Forgotten {
+            return Err(Box::new(Refusal::Forgotten {
                 tombstone: tombstone.clone(),
                 by_name: self.name_of(tombstone.by),
-            });
+            }));
         }
         if state == KeyState::Retired && !self.records.contains_key(&id) {
-            return Err(Refusal::RetiredKey);
+            return Err(Box::new(Refusal::RetiredKey));
         }
         Ok(())
     }
@@ -421,6 +424,9 @@ impl Core {
 
     /// Who holds what, and the roster.
     fn review(&mut self) {
+        if !std::mem::take(&mut self.stale) {
+            return;
+        }
         self.holders = Holders::of(&self.records, self.rules.params.founder, &self.tombstones);
         let (roster, problems) = rule::roster(&self.records, &self.holders, &self.rules, self.id);
         self.problems = problems;

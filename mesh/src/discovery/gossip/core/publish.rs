@@ -68,6 +68,7 @@ impl Core {
             self.total -= old.signed.body.len();
         }
         self.dirty.records = true;
+        self.stale = true;
         self.push_own(signed);
     }
 

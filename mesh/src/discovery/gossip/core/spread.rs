@@ -137,6 +137,7 @@ impl Core {
         let signed = record.signed.clone();
         self.records.insert(id, record);
         self.dirty.records = true;
+        self.stale = true;
         self.count("records taken");
         Ok(Some(signed))
     }
@@ -205,6 +206,7 @@ impl Core {
         }
         self.dirty.tombstones = true;
         self.dirty.records = true;
+        self.stale = true;
         let by_name = self.name_of(tombstone.by);
         if id != self.id {
             if let Some(old) = self.records.remove(&id) {
@@ -253,7 +255,7 @@ impl Core {
         }
     }
 
-    fn sum(&self) -> Sum {
+    pub(super) fn sum(&self) -> Sum {
         let mut text = Vec::with_capacity(64 * self.records.len() + 64);
         for (id, record) in &self.records {
             text.extend_from_slice(id.as_bytes());
