@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::watch;
@@ -20,6 +21,9 @@ use crate::control::{
     ConnectionStatus, ControlReply, ControlRequest, DnsStatus, Handler, IpamStatus, MeshStatus,
     Status, TokenInfo,
 };
+
+/// How long a node that has just started may take to look at its own addresses.
+const ENDPOINTS: Duration = Duration::from_secs(2);
 
 /// What the answers come from.
 pub(super) struct Control {
@@ -60,11 +64,11 @@ impl Handler for Control {
             }
             ControlRequest::TokenCreate => {
                 let token = self.gossip.token_create().await.map_err(|e| refused(&e))?;
-                Ok(self.token(&token))
+                Ok(self.token(&token).await)
             }
             ControlRequest::TokenRotate => {
                 let token = self.gossip.token_rotate().await.map_err(|e| refused(&e))?;
-                Ok(self.token(&token))
+                Ok(self.token(&token).await)
             }
             ControlRequest::TokenList => Ok(self.tokens()),
             ControlRequest::DnsLookup { name } => Ok(self.lookup(&name)),
@@ -82,10 +86,16 @@ fn value(reply: impl serde::Serialize) -> Result<Value, Error> {
 }
 
 impl Control {
-    fn token(&self, token: &str) -> ControlReply {
-        let endpoints = &self.node.borrow().endpoints;
+    /// The join line, once this node knows where it can be reached.
+    async fn token(&self, token: &str) -> ControlReply {
+        let mut node = self.node.clone();
+        let known = node.wait_for(|report| !report.endpoints.is_empty());
+        let endpoints = match tokio::time::timeout(ENDPOINTS, known).await {
+            Ok(Ok(report)) => report.endpoints.clone(),
+            _ => Vec::new(),
+        };
         ControlReply::Token {
-            join: join_argument(token, endpoints, self.config.port),
+            join: join_argument(token, &endpoints, self.config.port),
         }
     }
 

@@ -55,5 +55,8 @@ pub(super) fn run(args: UpArgs, socket: &Path) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the runtime")?;
-    runtime.block_on(async { Agent::start(config).await?.run().await })
+    let result = runtime.block_on(async { Agent::start(config).await?.run().await });
+    // A name that does not resolve must not hold the end up.
+    runtime.shutdown_background();
+    result
 }
