@@ -4,6 +4,8 @@
 //! most of the work anyway. Every step is written down before it is done, so that an agent killed
 //! between any two finds what to undo ([`Workloads::settle`]).
 
+mod readdress;
+mod settle;
 mod snapshot;
 
 pub use snapshot::{Attached, Snapshot};
@@ -20,18 +22,14 @@ use tracing::{info, warn};
 use weft_cni::api::{
     self, AddReply, AddRequest, CheckRequest, DelRequest, Empty, GcRequest, StatusRequest,
 };
-use weft_cni::ipam::{Allocation, DiskStore, Lease, LeaseError, Leases, State};
+use weft_cni::ipam::{Allocation, DiskStore, Lease, LeaseError, Leases};
 use weft_cni::{Attachment, Error, code, note};
 
+use crate::kernel::Linux;
 use crate::kernel::veth::{self, GATEWAY_V4, GATEWAY_V6, PodLink};
-use crate::kernel::{Linux, netns};
 
 /// The network of what `weft attach` attached: nobody but the container's end detaches it.
 pub const HAND_NETWORK: &str = "weft-attach";
-/// Notes settled in one go; more wait for the next.
-const NOTES: usize = 10_000;
-/// Held addresses are given back by one background task a DEL; this many at most.
-const MOVES_KEPT: usize = 64;
 
 /// This node's attached containers.
 #[derive(Debug)]
@@ -317,182 +315,6 @@ impl Workloads {
         }
     }
 
-    /// Undoes and finishes what an ended agent left: ADDs cut short, DELs whose link is still
-    /// there, DELs that the plugin noted meanwhile, and leases whose container is gone.
-    pub async fn settle(self: &Arc<Self>) {
-        let mut leases = self.leases.lock().await;
-        let links = match self.kernel.list_ours().await {
-            Ok(links) => links,
-            Err(error) => {
-                warn!(%error, "what was attached before cannot be looked up");
-                return;
-            }
-        };
-        let is_there = |name: &str| links.iter().any(|link| link.name == name);
-        for lease in leases.list().cloned().collect::<Vec<_>>() {
-            match lease.state {
-                State::Pending => self.forget(&mut leases, &lease).await,
-                State::Held => {
-                    let _ = self.kernel.detach(&lease.host_ifname).await;
-                    let _ = leases.release_held(&lease.addresses);
-                }
-                State::Bound if !is_there(&lease.host_ifname) => {
-                    info!(attachment = %lease.attachment, "its container ended meanwhile");
-                    let _ = leases.release(&lease.attachment);
-                }
-                State::Bound => {}
-            }
-        }
-        for link in &links {
-            if !leases.list().any(|lease| lease.host_ifname == link.name) {
-                warn!(link = link.name, "a pod's link without a lease is removed");
-                let _ = self.kernel.detach(&link.name).await;
-            }
-        }
-        for corrupt in leases.corrupt().to_vec() {
-            // Every link that could bear its addresses is gone by now.
-            if let Err(error) = leases.give_back(&corrupt) {
-                warn!(%error, "what is left of a lease cannot be removed");
-            }
-        }
-        for note in note::list(&self.notes, NOTES).unwrap_or_default() {
-            if let Err(error) = self.settle_note(&mut leases, &note.del.attachment).await {
-                warn!(%error, attachment = %note.del.attachment, "a noted DEL failed");
-            }
-        }
-        self.publish(&leases);
-    }
-
-    /// Does the DEL that the plugin noted while no agent was there; one older than the lease is
-    /// another container's.
-    async fn settle_note(&self, leases: &mut Leases, attachment: &Attachment) -> Result<(), Error> {
-        let io = |e: std::io::Error| Error::new(code::IO, e.to_string());
-        let Some(note) = note::find(&self.notes, attachment).map_err(io)? else {
-            return Ok(());
-        };
-        let lease = leases.by_attachment(attachment).cloned();
-        if let Some(lease) = lease.filter(|lease| lease.created_ms <= note.left_ms) {
-            self.forget(leases, &lease).await;
-            info!(%attachment, "detached, as noted while no agent was there");
-        }
-        note::remove(&self.notes, attachment).map_err(io)
-    }
-
-    /// Takes a lease back with all that was made for it, and waits until it is gone.
-    async fn forget(&self, leases: &mut Leases, lease: &Lease) {
-        let gone = match self.kernel.detach(&lease.host_ifname).await {
-            Ok(removal) => removal.finished().await.map_err(|e| e.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
-        if let Err(error) = gone {
-            warn!(
-                error,
-                link = lease.host_ifname,
-                "a link cannot be removed; its addresses stay taken"
-            );
-            return;
-        }
-        if let Err(error) = leases.release(&lease.attachment) {
-            warn!(%error, "a lease cannot be given back");
-        }
-        self.publish(leases);
-    }
-
-    /// What the node is now. Containers whose addresses are no longer the node's get others.
-    pub async fn node_is(&self, node: Node) {
-        let ranges_changed = self.node.borrow().ranges != node.ranges;
-        self.node.send_if_modified(|present| {
-            let differs = *present != node;
-            present.clone_from(&node);
-            differs
-        });
-        if !ranges_changed || node.ranges.is_empty() {
-            return;
-        }
-        let mut leases = self.leases.lock().await;
-        for lease in leases.replace_ranges(&node.ranges) {
-            self.readdress(&mut leases, &lease, node.pod_mtu).await;
-        }
-        self.publish(&leases);
-    }
-
-    async fn readdress(&self, leases: &mut Leases, lease: &Lease, mtu: u32) {
-        let moved = match leases.readdress(&lease.attachment, SystemTime::now()) {
-            Ok((old, new)) => self.move_pod(&old, &new, mtu).await.map(|()| new),
-            Err(error) => Err(error.to_string()),
-        };
-        let who = lease
-            .name
-            .clone()
-            .unwrap_or_else(|| lease.attachment.to_string());
-        let text = match moved {
-            Ok(new) => format!(
-                "{who} has other addresses: {} instead of {}",
-                list(&new.addresses),
-                list(&lease.addresses)
-            ),
-            Err(error) => format!(
-                "{who} cannot be given other addresses for {}: {error}; restart it",
-                list(&lease.addresses)
-            ),
-        };
-        warn!("{text}");
-        self.snapshot.send_modify(|snapshot| {
-            let mut moves = snapshot.moves.clone();
-            moves.push(text);
-            let excess = moves.len().saturating_sub(MOVES_KEPT);
-            moves.drain(..excess);
-            *snapshot = Arc::new(Snapshot {
-                moves,
-                ..Snapshot::clone(snapshot)
-            });
-        });
-    }
-
-    async fn move_pod(&self, old: &Lease, new: &Lease, mtu: u32) -> Result<(), String> {
-        let netns =
-            netns::open(Path::new(&old.netns)).map_err(|e| format!("{}: {e}", old.netns))?;
-        let inode = rustix::fs::fstat(&netns).map_err(|e| e.to_string())?.st_ino;
-        if old.netns_inode.is_some_and(|known| known != inode) {
-            return Err(format!("{} is another namespace now", old.netns));
-        }
-        let pod = PodLink {
-            host_link: old.host_ifname.clone(),
-            pod_link: old.attachment.ifname.to_string(),
-            addresses: old.addresses.clone(),
-            mtu,
-        };
-        self.kernel
-            .readdress(netns, pod, new.addresses.clone())
-            .await
-            .map_err(|e| e.to_string())
-    }
-
-    /// Looks for containers whose link went with their namespace: one attached by hand is
-    /// detached, the name of any other is withdrawn until its runtime says DEL.
-    pub async fn sweep(&self, links: &[String]) {
-        let mut leases = self.leases.lock().await;
-        let ended: Vec<Lease> = leases
-            .list()
-            .filter(|lease| lease.state == State::Bound && !links.contains(&lease.host_ifname))
-            .cloned()
-            .collect();
-        for lease in ended.iter().filter(|lease| lease.network == HAND_NETWORK) {
-            info!(attachment = %lease.attachment, "its container ended");
-            let _ = leases.release(&lease.attachment);
-        }
-        let gone: Vec<String> = ended.into_iter().map(|lease| lease.host_ifname).collect();
-        self.snapshot.send_if_modified(|snapshot| {
-            let new = Snapshot {
-                moves: snapshot.moves.clone(),
-                ..Snapshot::of(&leases, gone)
-            };
-            let differs = **snapshot != new;
-            *snapshot = Arc::new(new);
-            differs
-        });
-    }
-
     fn publish(&self, leases: &Leases) {
         self.snapshot.send_modify(|snapshot| {
             let new = Snapshot::of(leases, snapshot.gone.clone());
@@ -537,12 +359,4 @@ fn lease_error(error: &LeaseError) -> Error {
         LeaseError::Store(_) => code::IO,
     };
     Error::new(code, error.to_string())
-}
-
-fn list(addresses: &[IpAddr]) -> String {
-    addresses
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(", ")
 }
