@@ -61,7 +61,8 @@ fn the_kernels_device_is_driven_and_adopted_and_talks_to_userspace() -> Result<(
         "the session had to be made anew"
     );
     ensure!(host.lost()?.is_empty(), "dropped: {:?}", host.lost()?);
-    guest.go()
+    guest.go()?;
+    guest.wait("done", STEP)
 }
 
 /// The node outside: a userspace tunnel in the test's own namespace.

@@ -2,7 +2,7 @@
 //! thread in its own below it. Works as root and where user namespaces are allowed.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -27,7 +27,7 @@ pub(crate) fn isolated(name: &str, test: fn()) {
     };
     // Listing tests needs nothing: it tells whether the namespaces are to be had.
     if let Err(error) = run(&["--list"]) {
-        println!("SKIPPED: {name}: no namespaces of its own: {error}");
+        skipped(name, &format!("no namespaces of its own: {error}"));
         return;
     }
     if let Err(error) = fs::File::options()
@@ -35,7 +35,7 @@ pub(crate) fn isolated(name: &str, test: fn()) {
         .write(true)
         .open("/dev/net/tun")
     {
-        println!("SKIPPED: {name}: /dev/net/tun: {error}");
+        skipped(name, &format!("/dev/net/tun: {error}"));
         return;
     }
     let output = run(&["--exact", name, "--nocapture"]).expect("it ran a moment ago");
@@ -45,6 +45,11 @@ pub(crate) fn isolated(name: &str, test: fn()) {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+/// Past the test runner, which shows nothing of a test that passes.
+fn skipped(name: &str, reason: &str) {
+    writeln!(io::stderr(), "SKIPPED: {name}: {reason}").expect("standard error is there");
 }
 
 #[allow(unsafe_code)]

@@ -28,8 +28,9 @@ fn main() -> Result<()> {
         "this is the init of a guest, and nothing else"
     );
     panic::set_hook(Box::new(|panic| say(&format!("failed: {panic}"))));
-    if let Err(error) = run() {
-        say(&format!("failed: {error:#}"));
+    match run() {
+        Ok(()) => say("done"),
+        Err(error) => say(&format!("failed: {error:#}")),
     }
     reboot(RebootCommand::PowerOff).context("power off")
 }
@@ -108,7 +109,15 @@ async fn scenario() -> Result<()> {
         other => bail!("a link of another kind: {other:?}"),
     }
     say("adopted");
-    wait()
+    wait()?;
+
+    // Somebody deletes it: it is made again, and needs all that it had.
+    ip(&format!("link del {LINK}"))?;
+    ensure!(
+        tunnel.status().await?.peers.is_empty(),
+        "a new device has no peers"
+    );
+    reach(&tunnel, &config).await
 }
 
 async fn reach(tunnel: &KernelTunnel, config: &DeviceConfig) -> Result<()> {

@@ -14,7 +14,7 @@ use netlink_packet_wireguard::{
     WireguardAddressFamily, WireguardAllowedIp, WireguardAllowedIpAttr, WireguardAttribute,
     WireguardCmd, WireguardMessage, WireguardPeer, WireguardPeerAttribute, WireguardPeerFlags,
 };
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::netlink::Request;
 use crate::PublicKey;
@@ -150,8 +150,24 @@ fn allowed_ip(prefix: &IpNet) -> WireguardAllowedIp {
 }
 
 fn wireguard(family: u16, cmd: WireguardCmd, attributes: Vec<WireguardAttribute>) -> Request {
-    let message = WireguardMessage { cmd, attributes };
-    generic(family, message.command(), message.version(), &message)
+    let mut message = WireguardMessage { cmd, attributes };
+    let request = generic(family, message.command(), message.version(), &message);
+    message.attributes.iter_mut().for_each(wipe);
+    request
+}
+
+fn wipe(attribute: &mut WireguardAttribute) {
+    match attribute {
+        WireguardAttribute::PrivateKey(key) => key.zeroize(),
+        WireguardAttribute::Peers(peers) => {
+            for attribute in peers.iter_mut().flat_map(|peer| &mut peer.0) {
+                if let WireguardPeerAttribute::PresharedKey(key) = attribute {
+                    key.zeroize();
+                }
+            }
+        }
+        _ => {}
+    }
 }
 
 fn generic(kind: u16, cmd: u8, version: u8, body: &impl Emitable) -> Request {

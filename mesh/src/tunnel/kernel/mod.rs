@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
 use rustix::io::Errno;
+use tracing::warn;
 
 use self::netlink::{Netlink, NetlinkError};
 use super::{Tunnel, TunnelError};
@@ -25,7 +26,13 @@ const DUMPS: usize = 8;
 pub struct KernelTunnel {
     link: String,
     family: u16,
-    netlink: Mutex<Netlink>,
+    sockets: Mutex<Sockets>,
+}
+
+/// Both in the network namespace in which the tunnel was opened.
+struct Sockets {
+    generic: Netlink,
+    route: Netlink,
 }
 
 impl KernelTunnel {
@@ -36,39 +43,48 @@ impl KernelTunnel {
     /// [`TunnelError::NoKernelModule`] where the kernel has no WireGuard; otherwise when netlink
     /// refuses, or when a link of this name is of another kind.
     pub fn open(link: &str) -> Result<Self, TunnelError> {
-        let io = |source| TunnelError::Io {
-            act: "open a generic netlink socket".to_owned(),
-            source,
-        };
-        let mut netlink = Netlink::generic().map_err(io)?;
-        let family = match netlink.request(message::find_family()) {
-            Ok(replies) => reply::family(&replies),
-            Err(error) if error.is(Errno::NOENT) => {
-                return Err(TunnelError::NoKernelModule(error.source));
+        let mut generic = Netlink::generic().map_err(|source| {
+            // Some sandboxes know no generic netlink at all.
+            match Errno::from_io_error(&source) {
+                Some(Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT) => {
+                    TunnelError::NoKernelModule(source)
+                }
+                _ => io("open a generic netlink socket")(source),
             }
+        })?;
+        let family = match generic.request(message::find_family()) {
+            Ok(replies) => reply::family(&replies),
+            Err(error) if error.is(Errno::NOENT) => None,
             Err(error) => return Err(error.told("find the wireguard netlink family")),
         };
-        let family = family.ok_or_else(|| {
-            let source = io::Error::from(Errno::NOENT);
-            TunnelError::NoKernelModule(source)
-        })?;
-        create_link(link)?;
+        let family = family.ok_or_else(|| TunnelError::NoKernelModule(Errno::NOENT.into()))?;
+        let mut route = Netlink::route().map_err(io("open a route netlink socket"))?;
+        create_link(&mut route, link)?;
         Ok(Self {
             link: link.to_owned(),
             family,
-            netlink: Mutex::new(netlink),
+            sockets: Mutex::new(Sockets { generic, route }),
         })
     }
 
-    fn status_now(&self, netlink: &mut Netlink) -> Result<DeviceStatus, TunnelError> {
+    /// A link that somebody deleted is made again and told of as a device without peers.
+    fn status_now(&self, sockets: &mut Sockets) -> Result<DeviceStatus, TunnelError> {
         let act = || format!("read the WireGuard device {}", self.link);
         for _ in 0..DUMPS {
-            match netlink.dump(message::get_device(self.family, &self.link)) {
+            let request = message::get_device(self.family, &self.link);
+            match sockets.generic.dump(request) {
                 Ok(Some(replies)) => {
                     return reply::status(&replies)
                         .map_err(|error| self.refused(&format!("unreadable answer: {error}")));
                 }
                 Ok(None) => {}
+                Err(error) if error.is(Errno::NODEV) => {
+                    warn!(
+                        link = self.link,
+                        "the WireGuard link was deleted: making it again"
+                    );
+                    create_link(&mut sockets.route, &self.link)?;
+                }
                 Err(error) => return Err(error.told(&act())),
             }
         }
@@ -104,8 +120,8 @@ impl KernelTunnel {
         Ok(())
     }
 
-    fn netlink(&self) -> MutexGuard<'_, Netlink> {
-        self.netlink.lock().unwrap_or_else(PoisonError::into_inner)
+    fn sockets(&self) -> MutexGuard<'_, Sockets> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn refused(&self, reason: &str) -> TunnelError {
@@ -118,15 +134,15 @@ impl KernelTunnel {
 
 impl Tunnel for KernelTunnel {
     async fn status(&self) -> Result<DeviceStatus, TunnelError> {
-        self.status_now(&mut self.netlink())
+        self.status_now(&mut self.sockets())
     }
 
     async fn apply(&self, changes: &[Change]) -> Result<(), TunnelError> {
         if changes.is_empty() {
             return Ok(());
         }
-        let mut netlink = self.netlink();
-        let status = self.status_now(&mut netlink)?;
+        let mut sockets = self.sockets();
+        let status = self.status_now(&mut sockets)?;
         let mut held = status
             .peers
             .into_iter()
@@ -134,7 +150,7 @@ impl Tunnel for KernelTunnel {
             .collect();
         let mut result = Ok(());
         for change in changes {
-            result = result.and(self.change(&mut netlink, &mut held, change));
+            result = result.and(self.change(&mut sockets.generic, &mut held, change));
         }
         result
     }
@@ -152,13 +168,8 @@ impl fmt::Debug for KernelTunnel {
     }
 }
 
-fn create_link(link: &str) -> Result<(), TunnelError> {
+fn create_link(netlink: &mut Netlink, link: &str) -> Result<(), TunnelError> {
     let act = format!("make the WireGuard link {link}");
-    let io = |source| TunnelError::Io {
-        act: act.clone(),
-        source,
-    };
-    let mut netlink = Netlink::route().map_err(io)?;
     match netlink.request(message::create_link(link)) {
         Ok(_) => Ok(()),
         Err(error) if error.is(Errno::OPNOTSUPP) => Err(TunnelError::NoKernelModule(error.source)),
@@ -188,5 +199,12 @@ impl NetlinkError {
             act,
             source: self.source,
         }
+    }
+}
+
+fn io(act: &str) -> impl FnOnce(io::Error) -> TunnelError {
+    move |source| TunnelError::Io {
+        act: act.to_owned(),
+        source,
     }
 }
