@@ -12,6 +12,7 @@ mod session;
 mod table;
 mod tun;
 mod udp;
+mod wire;
 mod worker;
 
 use std::collections::BTreeMap;

@@ -16,6 +16,7 @@ use boringtun::x25519;
 use super::drops::Drop;
 use super::identity::Identity;
 use super::queue::Queue;
+use super::wire::{COOKIE, DATA, INITIATION, RESPONSE, padded, word};
 use crate::{PresharedKey, PublicKey};
 
 /// The most that sealing adds to a packet, and the least room that any message needs.
@@ -31,8 +32,6 @@ const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
 const DRAIN: Duration = Duration::from_secs(10);
 /// Probes go both ways every second: a peer that was not heard for so long is not where we think.
 const SILENT: Duration = Duration::from_secs(3);
-/// Packets up to this size are padded; beyond, padding might exceed what the path carries.
-const PAD_UP_TO: usize = 1280;
 
 /// Both clocks, read once for each batch.
 #[derive(Clone, Copy, Debug)]
@@ -357,11 +356,6 @@ impl Session {
     }
 }
 
-const INITIATION: u8 = 1;
-const RESPONSE: u8 = 2;
-const COOKIE: u8 = 3;
-const DATA: u8 = 4;
-
 fn tunn(
     identity: &Identity,
     peer: PublicKey,
@@ -384,21 +378,6 @@ fn sent(result: &TunnResult<'_>) -> Option<usize> {
         TunnResult::WriteToNetwork(datagram) => Some(datagram.len()),
         _ => None,
     }
-}
-
-/// The paper's section 5.4.6: packets are padded to 16 bytes.
-fn padded(buffer: &mut [u8], len: usize) -> &[u8] {
-    let wanted = len.next_multiple_of(16);
-    if wanted > PAD_UP_TO || wanted > buffer.len() {
-        return &buffer[..len];
-    }
-    buffer[len..wanted].fill(0);
-    &buffer[..wanted]
-}
-
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    let word = bytes.get(at..at + 4)?;
-    word.try_into().ok().map(u32::from_le_bytes)
 }
 
 fn reason(kind: u8, error: &WireGuardError) -> Drop {

@@ -1,5 +1,9 @@
 //! The device's UDP sockets: one for each family on the same port, one datagram a system call.
 
+// TODO(correctness): a host with several addresses answers from the one that its routes choose, not
+// from the one it was spoken to at; a peer behind a strict NAT hears only the latter (IP_PKTINFO).
+// TODO(correctness): handshake messages go out without the kernel's DSCP AF41 (TOS 0x88).
+
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
