@@ -31,7 +31,7 @@ use self::resolver::Resolver;
 use self::shutdown::{Ending, ending};
 use crate::attach::Workloads;
 use crate::config::{Config, PORT};
-use crate::control;
+use crate::control::ControlSocket;
 use crate::kernel::Linux;
 use crate::overlap::{self, Severity};
 use crate::underlay;
@@ -45,6 +45,7 @@ pub struct Agent {
     gossip: Arc<Gossip>,
     reconciler: Reconciler,
     control: Arc<Control>,
+    socket: ControlSocket,
     down: watch::Receiver<bool>,
 }
 
@@ -63,6 +64,7 @@ impl Agent {
     /// In words for a person: what is wrong and what to do.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         let config = Arc::new(config);
+        let socket = ControlSocket::bind(&config.socket)?;
         let identity = Arc::new(keystore::identity(&config.state_dir)?);
         let private_key = keystore::wireguard(&config.state_dir)?;
         let kernel = Linux::open(&config.state_dir)?;
@@ -119,6 +121,7 @@ impl Agent {
             gossip,
             reconciler,
             control,
+            socket,
             down: down_seen,
         })
     }
@@ -134,9 +137,10 @@ impl Agent {
             gossip,
             mut reconciler,
             control,
+            socket,
             down,
         } = self;
-        let serving = tokio::spawn(control::serve(&config.socket, control).await?);
+        let serving = tokio::spawn(socket.serve(control));
         let printing = tokio::spawn(print_join_line(
             Arc::clone(&config),
             Arc::clone(&gossip),

@@ -78,10 +78,24 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("weft: {error:#}");
+            eprintln!("weft: {}", sentence(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error and its causes, each said once: many of our errors name their cause already.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 fn called_as(name: &str) -> bool {
@@ -95,6 +109,19 @@ fn called_as(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        use anyhow::Context as _;
+        let inner = anyhow::anyhow!("no such file");
+        let told = Err::<(), _>(inner)
+            .context("read a: no such file")
+            .context("start");
+        assert_eq!(
+            super::sentence(&told.unwrap_err()),
+            "start: read a: no such file"
+        );
+    }
 
     #[test]
     fn the_command_line_is_well_formed() {

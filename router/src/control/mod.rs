@@ -8,7 +8,7 @@ mod server;
 mod status;
 
 pub use client::{ControlError, ask, ask_cni};
-pub use server::{Handler, serve};
+pub use server::{ControlSocket, Handler};
 pub use status::{
     ConnectionStatus, DnsStatus, EngineStatus, IpamStatus, Lease, MeshStatus, NameStatus,
     PeerState, PeerStatus, Status,

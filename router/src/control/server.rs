@@ -41,22 +41,44 @@ pub trait Handler: Send + Sync + 'static {
     ) -> impl Future<Output = Result<ControlReply, Error>> + Send;
 }
 
-/// Listens on `socket` (0600) until the future is dropped.
-///
-/// # Errors
-/// When the socket cannot be made, or another agent answers on it.
-pub async fn serve<H: Handler>(
-    socket: &Path,
-    handler: Arc<H>,
-) -> io::Result<impl Future<Output = ()> + use<H>> {
-    let listener = bind(socket)?;
-    let calls = Arc::new(Semaphore::new(CALLS));
-    Ok(async move {
-        loop {
-            let Ok(permit) = Arc::clone(&calls).acquire_owned().await else {
-                return;
-            };
-            let stream = match listener.accept().await {
+/// The agent's socket, made and listened on, 0600.
+#[derive(Debug)]
+pub struct ControlSocket(UnixListener);
+
+impl ControlSocket {
+    /// Takes the place of a socket that nobody answers on.
+    ///
+    /// # Errors
+    /// When the socket cannot be made, or another agent answers on it.
+    pub fn bind(socket: &Path) -> io::Result<Self> {
+        let about = |e: io::Error| {
+            io::Error::new(
+                e.kind(),
+                format!("control socket {}: {e}", socket.display()),
+            )
+        };
+        if let Some(folder) = socket.parent() {
+            std::fs::create_dir_all(folder).map_err(about)?;
+        }
+        if UnixStream::connect(socket).is_ok() {
+            let text = "another agent listens there; end it, or give this one another --socket";
+            return Err(about(io::Error::new(io::ErrorKind::AddrInUse, text)));
+        }
+        match std::fs::remove_file(socket) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(about(e)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(socket).map_err(about)?;
+        let mode = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(socket, mode).map_err(about)?;
+        Ok(Self(listener))
+    }
+
+    /// Answers until the future is dropped.
+    pub async fn serve<H: Handler>(self, handler: Arc<H>) {
+        let calls = Arc::new(Semaphore::new(CALLS));
+        while let Ok(permit) = Arc::clone(&calls).acquire_owned().await {
+            let stream = match self.0.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     // Out of descriptors, most likely: others may be closed meanwhile.
@@ -74,30 +96,7 @@ pub async fn serve<H: Handler>(
                 drop(permit);
             });
         }
-    })
-}
-
-fn bind(socket: &Path) -> io::Result<UnixListener> {
-    let about = |e: io::Error| {
-        io::Error::new(
-            e.kind(),
-            format!("control socket {}: {e}", socket.display()),
-        )
-    };
-    if let Some(folder) = socket.parent() {
-        std::fs::create_dir_all(folder).map_err(about)?;
     }
-    if UnixStream::connect(socket).is_ok() {
-        let text = "another agent listens there; end it, or give this one another --socket";
-        return Err(about(io::Error::new(io::ErrorKind::AddrInUse, text)));
-    }
-    match std::fs::remove_file(socket) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(about(e)),
-        _ => {}
-    }
-    let listener = UnixListener::bind(socket).map_err(about)?;
-    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(about)?;
-    Ok(listener)
 }
 
 fn answer(
