@@ -392,3 +392,34 @@ async fn a_damaged_roster_is_set_aside_and_a_damaged_keyring_is_an_error() {
     let text = refused.unwrap_err().to_string();
     assert!(text.contains("keyring.json"), "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_nodes_find_each_other_by_one() {
+    let dirs = dirs(20);
+    let first = start(config(dirs[0].path()), "n0", 1).await;
+    let token = first.gossip.join_token();
+    let mut nodes = vec![first];
+    for n in 1..20_u8 {
+        let mut config = config(dirs[usize::from(n)].path());
+        config.join = join(&token, nodes[0].address);
+        nodes.push(start(config, &format!("n{n}"), n + 1).await);
+    }
+    let begun = Instant::now();
+    until("all see all", || nodes.iter().all(|n| n.sees() == 19)).await;
+    println!("20 nodes: {:?} after the last start", begun.elapsed());
+    until("all are connected with all", || {
+        let up = |n: &Running| {
+            let targets = n.gossip.status().targets;
+            let nodes = targets
+                .iter()
+                .filter(|t| t.state == TargetState::Established);
+            let mut ids: Vec<_> = nodes.filter_map(|t| t.node.clone()).collect();
+            ids.sort();
+            ids.dedup();
+            ids.len() == 19
+        };
+        nodes.iter().all(up)
+    })
+    .await;
+    println!("full mesh: {:?}", begun.elapsed());
+}

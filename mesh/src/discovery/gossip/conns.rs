@@ -144,6 +144,11 @@ impl Conns {
         self.by_id.contains_key(&id)
     }
 
+    /// Whether this very run of the node is connected.
+    pub(super) fn is_connected_to(&self, id: NodeId, instance: Instance) -> bool {
+        self.by_id.get(&id).is_some_and(|c| c.instance == instance)
+    }
+
     pub(super) fn outbound(&self) -> usize {
         let outbound = |c: &&Conn| c.role == Role::Initiator;
         self.by_id.values().filter(outbound).count()

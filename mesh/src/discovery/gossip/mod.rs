@@ -9,11 +9,15 @@ mod admission;
 mod channel;
 mod claim;
 mod config;
+mod connection;
 mod conns;
 mod core;
 mod dial;
+mod dialling;
 mod files;
 mod grant;
+#[cfg(test)]
+mod hostile;
 mod keyring;
 mod message;
 mod node;

@@ -18,7 +18,6 @@ use super::keyring::Keyring;
 use super::own::{ClaimState, Own};
 use super::params::{MeshId, MeshParams};
 use super::record::{Instance, Rules};
-use super::status::{GossipStatus, TargetState, TargetStatus};
 use super::token::{KeyId, Secret, Token};
 use crate::discovery::Announcement;
 use crate::identity::Identity;
@@ -42,7 +41,7 @@ pub(super) struct Node {
     pub(super) targets: Mutex<Targets>,
     pub(super) admission: Mutex<Admission>,
     pub(super) worked: Mutex<Worked>,
-    counters: Mutex<BTreeMap<&'static str, u64>>,
+    pub(super) counters: Mutex<BTreeMap<&'static str, u64>>,
     dirty: Mutex<Unsaved>,
     pub(super) save: Notify,
     /// Something changed that the dialler or the clock may wait for.
@@ -355,62 +354,6 @@ impl Node {
         }
         Ok(())
     }
-
-    pub(super) fn status(&self) -> GossipStatus {
-        let own = self.own.borrow().clone();
-        let mut counters = lock(&self.counters).clone();
-        let known = self.look(|core| {
-            counters.extend(core.counters());
-            let names = core.records().keys();
-            let names: BTreeMap<_, _> = names
-                .filter_map(|id| Some((id.to_string(), core.name_of(*id)?)))
-                .collect();
-            (core.records().len(), core.tombstones().len(), names)
-        });
-        let (records, forgotten, names) = known.unwrap_or_default();
-        let conns = lock(&self.conns);
-        let is_connected = |id| conns.is_connected(id);
-        let mut targets = lock(&self.targets).status(Instant::now(), &is_connected);
-        for (id, conn) in conns.all() {
-            let id = id.to_string();
-            let inbound = conn.role == super::channel::Role::Responder;
-            let mut listed = false;
-            for target in targets.iter_mut().filter(|t| t.node.as_ref() == Some(&id)) {
-                listed = true;
-                target.inbound = inbound;
-                if target.address == "no known address" {
-                    target.address = conn.address.to_string();
-                }
-            }
-            if !listed {
-                targets.push(TargetStatus {
-                    address: conn.address.to_string(),
-                    state: TargetState::Established,
-                    node: Some(id),
-                    name: None,
-                    inbound,
-                    last_error: None,
-                    next_try_ms: None,
-                    failures: 0,
-                });
-            }
-        }
-        drop(conns);
-        for target in &mut targets {
-            target.name = target.node.as_ref().and_then(|id| names.get(id).cloned());
-        }
-        targets.sort_by(|a, b| (&a.address, &a.node).cmp(&(&b.address, &b.node)));
-        GossipStatus {
-            mesh: self.mesh(),
-            claim: own.claim,
-            listening: self.listening.clone(),
-            targets,
-            records,
-            forgotten,
-            counters,
-            problems: own.problems,
-        }
-    }
 }
 
 /// One line for each change that a person may want to know.
@@ -440,4 +383,9 @@ pub(super) fn unix_now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |d| d.as_secs())
+}
+
+/// For jitter and choice; without random bytes it is all the same to us.
+pub(super) fn chance() -> u64 {
+    random().map_or(0, u64::from_be_bytes)
 }

@@ -48,47 +48,57 @@ pub(super) enum SessionError {
 }
 
 impl Greeter<'_> {
-    /// Exchanges hellos over `channel` with whoever is at `address`.
-    pub(super) async fn greet<S>(
+    /// Says who this node is, to whoever is at `address`.
+    pub(super) async fn introduce<S>(
         &self,
         channel: &mut Channel<S>,
         address: SocketAddr,
-    ) -> Result<Member, SessionError>
+    ) -> Result<(), SessionError>
     where
         S: AsyncRead + AsyncWrite,
     {
-        within(HANDSHAKE_DEADLINE, async {
-            let hello = Hello {
-                id: self.identity.id(),
-                signature: self.identity.sign(&words(channel.role, &channel.binding)),
-                instance: self.instance,
-                observed: address.ip().to_canonical(),
-                joining: self.joining,
-            };
-            channel.sender.send(&Message::Hello(hello)).await?;
-            let Message::Hello(theirs) = channel.receiver.receive().await? else {
-                return Err(SessionError::Order);
-            };
-            let other = match channel.role {
-                Role::Initiator => Role::Responder,
-                Role::Responder => Role::Initiator,
-            };
-            if !theirs
-                .signature
-                .is_by(theirs.id, &words(other, &channel.binding))
-            {
-                return Err(SessionError::Proof);
-            }
-            Ok(Member {
-                id: theirs.id,
-                instance: theirs.instance,
-                observed: theirs.observed.to_canonical(),
-                address,
-                joining: theirs.joining,
-            })
-        })
-        .await
+        let hello = Hello {
+            id: self.identity.id(),
+            signature: self.identity.sign(&words(channel.role, &channel.binding)),
+            instance: self.instance,
+            observed: address.ip().to_canonical(),
+            joining: self.joining,
+        };
+        Ok(channel.sender.send(&Message::Hello(hello)).await?)
     }
+}
+
+/// Hears and checks who is at the other end.
+pub(super) async fn meet<S>(
+    channel: &mut Channel<S>,
+    address: SocketAddr,
+) -> Result<Member, SessionError>
+where
+    S: AsyncRead + AsyncWrite,
+{
+    within(HANDSHAKE_DEADLINE, async {
+        let theirs = match channel.receiver.receive().await? {
+            Message::Hello(hello) => hello,
+            Message::Refused(refusal) => return Err(SessionError::Refused(Box::new(refusal))),
+            _ => return Err(SessionError::Order),
+        };
+        let other = match channel.role {
+            Role::Initiator => Role::Responder,
+            Role::Responder => Role::Initiator,
+        };
+        let words = words(other, &channel.binding);
+        if !theirs.signature.is_by(theirs.id, &words) {
+            return Err(SessionError::Proof);
+        }
+        Ok(Member {
+            id: theirs.id,
+            instance: theirs.instance,
+            observed: theirs.observed.to_canonical(),
+            address,
+            joining: theirs.joining,
+        })
+    })
+    .await
 }
 
 /// The responder's yes: the mesh's parameters, which only a joiner needs.

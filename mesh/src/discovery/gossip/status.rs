@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use serde::Serialize;
 
+use super::channel::Role;
+use super::node::{Node, lock};
 use super::own::{ClaimState, Problem};
 use super::params::MeshId;
 
@@ -53,4 +56,62 @@ pub enum TargetState {
     /// Refused by the other side with a reason that trying again does not change by itself; it is
     /// tried again all the same, seldom.
     Failed,
+}
+
+impl Node {
+    pub(super) fn status(&self) -> GossipStatus {
+        let own = self.own.borrow().clone();
+        let mut counters = lock(&self.counters).clone();
+        let known = self.look(|core| {
+            counters.extend(core.counters());
+            let names = core.records().keys();
+            let names: BTreeMap<_, _> = names
+                .filter_map(|id| Some((id.to_string(), core.name_of(*id)?)))
+                .collect();
+            (core.records().len(), core.tombstones().len(), names)
+        });
+        let (records, forgotten, names) = known.unwrap_or_default();
+        let conns = lock(&self.conns);
+        let is_connected = |id| conns.is_connected(id);
+        let mut targets = lock(&self.targets).status(Instant::now(), &is_connected);
+        for (id, conn) in conns.all() {
+            let id = id.to_string();
+            let inbound = conn.role == Role::Responder;
+            let mut listed = false;
+            for target in targets.iter_mut().filter(|t| t.node.as_ref() == Some(&id)) {
+                listed = true;
+                target.inbound = inbound;
+                if target.address == "no known address" {
+                    target.address = conn.address.to_string();
+                }
+            }
+            if !listed {
+                targets.push(TargetStatus {
+                    address: conn.address.to_string(),
+                    state: TargetState::Established,
+                    node: Some(id),
+                    name: None,
+                    inbound,
+                    last_error: None,
+                    next_try_ms: None,
+                    failures: 0,
+                });
+            }
+        }
+        drop(conns);
+        for target in &mut targets {
+            target.name = target.node.as_ref().and_then(|id| names.get(id).cloned());
+        }
+        targets.sort_by(|a, b| (&a.address, &a.node).cmp(&(&b.address, &b.node)));
+        GossipStatus {
+            mesh: self.mesh(),
+            claim: own.claim,
+            listening: self.listening.clone(),
+            targets,
+            records,
+            forgotten,
+            counters,
+            problems: own.problems,
+        }
+    }
 }

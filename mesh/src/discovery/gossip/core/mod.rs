@@ -1,11 +1,13 @@
 //! The whole of gossip without I/O: messages and the time go in, effects come out.
 //!
-//! `publish` holds what this node says of itself, `spread` what it hears and tells on.
+//! `publish` holds what this node says of itself, `spread` what it hears and tells on, `view` what
+//! the agent sees of it.
 
 mod publish;
 mod spread;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,11 +15,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ForgetError;
-use super::claim::{Claims, Phase};
+use super::claim::Claims;
 use super::grant::{Book, Grant};
 use super::keyring::{KeyState, Keyring};
 use super::message::{Message, Refusal};
-use super::own::{ClaimState, Forgotten, Own, Problem, ProblemKind};
+use super::own::Problem;
 use super::params::MeshParams;
 use super::record::{Instance, Record, Rules, Stamp};
 use super::rule::{self, Holders};
@@ -239,7 +241,8 @@ impl Core {
 
     /// When [`tick`](Self::tick) has something to do next.
     pub(super) fn deadline(&self) -> Instant {
-        let claim = self.claims.deadline().unwrap_or(self.digest_at);
+        let claim = self.claims.deadline().filter(|_| !self.is_forgotten());
+        let claim = claim.unwrap_or(self.digest_at);
         let publish = self.publish_at.unwrap_or(self.digest_at);
         self.digest_at.min(claim).min(publish)
     }
@@ -326,93 +329,6 @@ impl Core {
     pub(super) fn name_of(&self, id: NodeId) -> Option<String> {
         let record = self.records.get(&id)?;
         Some(rule::name_of(record, &self.holders).to_string())
-    }
-
-    pub(super) fn own(&self) -> Own {
-        let mut observed: Vec<_> = self.peers.values().filter_map(|p| p.observed).collect();
-        observed.sort();
-        observed.dedup();
-        observed.truncate(8);
-        let forgotten = self.tombstones.get(self.id).map(|t| Forgotten {
-            by: t.by,
-            by_name: self.name_of(t.by),
-        });
-        Own {
-            id: self.id,
-            params: Some(self.rules.params.clone()),
-            name: self.me.name.clone(),
-            claim: self.claim_state(),
-            observed,
-            problems: self.all_problems(forgotten.as_ref()),
-            forgotten,
-        }
-    }
-
-    fn claim_state(&self) -> ClaimState {
-        if self.is_forgotten() {
-            return ClaimState::Forgotten;
-        }
-        match (self.claims.phase(), self.claims.lost()) {
-            (Phase::Held { slot }, _) => ClaimState::Held {
-                slot,
-                ranges: self
-                    .rules
-                    .params
-                    .ranges(slot)
-                    .map_or_else(Vec::new, Vec::from),
-            },
-            (Phase::Waiting { slot: next, .. } | Phase::Saving { slot: next }, Some(lost)) => {
-                let (slot, winner) = lost;
-                ClaimState::Lost { slot, winner, next }
-            }
-            (Phase::Waiting { slot, .. } | Phase::Saving { slot }, None) => {
-                ClaimState::Claiming { slot }
-            }
-            (Phase::Full, _) => ClaimState::Full,
-        }
-    }
-
-    fn all_problems(&self, forgotten: Option<&Forgotten>) -> Vec<Problem> {
-        let mut problems = self.problems.clone();
-        let mut add = |kind, text: String| problems.push(Problem { kind, text });
-        for (text, _) in self.clones.values() {
-            add(ProblemKind::Cloned, text.clone());
-        }
-        if let Some(text) = &self.announcement_problem {
-            add(ProblemKind::Announcement, text.clone());
-        }
-        if let Some(text) = &self.storage_problem {
-            add(ProblemKind::Storage, text.clone());
-        }
-        if let Some((slot, winner)) = self.claims.lost() {
-            let range = self.rules.params.ranges(slot).map(|r| r[0].to_string());
-            let winner = self.name_of(winner).unwrap_or_else(|| winner.short());
-            let range = range.unwrap_or_default();
-            add(
-                ProblemKind::RangeClash,
-                format!("this node's range {range} is {winner}'s; another is being claimed"),
-            );
-        }
-        if self.claims.phase() == Phase::Full {
-            let slots = self.rules.params.slots();
-            add(
-                ProblemKind::PoolFull,
-                format!(
-                    "all {slots} shares of the pool {} are held: forget nodes that are gone",
-                    self.rules.params.pool4
-                ),
-            );
-        }
-        if let Some(forgotten) = forgotten {
-            let by = forgotten.by_name.clone();
-            let by = by.unwrap_or_else(|| forgotten.by.short());
-            add(
-                ProblemKind::Forgotten,
-                format!("the mesh has forgotten this node; it was done on {by}"),
-            );
-        }
-        problems.sort();
-        problems
     }
 
     /// Makes everything follow from the records as they are now.

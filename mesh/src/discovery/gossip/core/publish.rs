@@ -174,7 +174,10 @@ impl Core {
     pub(in super::super) fn saved(&mut self, kept: Kept, result: Result<(), String>, now: Instant) {
         let done = result.is_ok();
         self.storage_problem = result.err();
-        if done {
+        if !done {
+            // Not gone above: when that run is heard again it is for the first time still.
+            self.ahead.clear();
+        } else {
             let moved = kept.generation != self.kept.generation;
             self.kept = kept;
             if moved {

@@ -1,0 +1,186 @@
+//! Members that lie, and bytes that mean nothing.
+
+use super::*;
+use crate::discovery::gossip::message::Digest;
+use crate::discovery::gossip::record::Claim;
+use crate::{Endpoint, ServedName};
+
+#[test]
+fn a_member_speaks_only_for_itself_and_only_for_what_is_its_own() {
+    let mut sim = Sim::of(4, "10.32.0.0/12");
+    sim.connect_all(&all(4));
+    sim.until("all see all", |sim| sim.converged(&all(4)));
+    sim.run(Duration::from_secs(1));
+    let mallory = identity(3);
+    let id = mallory.id();
+    let refused = |sim: &mut Sim, what: &str, counter: &str, record: Signed| {
+        let before = sim.cores[0].roster();
+        let counted = |sim: &Sim| sim.cores[0].counters.get(counter).copied().unwrap_or(0);
+        let count = counted(sim);
+        assert!(sim.tell(0, id, record).is_err(), "{what}");
+        assert_eq!(counted(sim), count + 1, "{what}");
+        assert_eq!(*before, *sim.cores[0].roster(), "{what}");
+    };
+
+    // Another's record: changed, or signed by itself under the other's name.
+    let mut forged = sim.cores[0].records[&sim.ids[1]].signed.clone();
+    forged.stamp.version += 1;
+    forged.body = forged.body.replace("\"n1\"", "\"n9\"");
+    refused(&mut sim, "changed", "records refused: signature", forged);
+    let mut forged = sim.forge(&mallory, |_| {});
+    forged.id = sim.ids[1];
+    refused(
+        &mut sim,
+        "for another",
+        "records refused: signature",
+        forged,
+    );
+
+    // The unsigned stamp alone.
+    let mut replay = sim.cores[0].records[&sim.ids[1]].signed.clone();
+    replay.stamp.version += 5;
+    refused(&mut sim, "stamp", "records refused: malformed", replay);
+
+    let endpoints = [
+        "10.32.0.9:1",
+        "127.0.0.1:1",
+        "0.0.0.0:1",
+        "224.0.0.1:1",
+        "192.0.2.1:0",
+    ];
+    let inside = format!("[{}]:1", sim.cores[0].params().ula.addr());
+    for endpoint in endpoints
+        .iter()
+        .copied()
+        .chain([inside.as_str(), "[::ffff:10.32.0.9]:1"])
+    {
+        let endpoint: Endpoint = endpoint.parse().unwrap();
+        let record = sim.forge(&mallory, |body| body.endpoints = vec![endpoint.clone()]);
+        let what = endpoint.to_string();
+        refused(&mut sim, &what, "records refused: endpoint", record);
+    }
+    let beyond = Claim {
+        slot: 4096,
+        settled: true,
+    };
+    let record = sim.forge(&mallory, |body| body.claim = Some(beyond));
+    refused(&mut sim, "no share", "records refused: range", record);
+
+    let own = Claim {
+        slot: sim.held(3).unwrap(),
+        settled: true,
+    };
+    let theirs = sim.cores[0].roster.members[&sim.ids[1]].pod_cidrs[0].addr();
+    let record = sim.forge(&mallory, |body| {
+        body.claim = Some(own);
+        body.names = vec![ServedName {
+            name: "web".into(),
+            addresses: vec![theirs],
+        }];
+    });
+    refused(&mut sim, "address", "records refused: address", record);
+
+    // A grant that was another's.
+    let grants = sim.cores[0].records[&sim.ids[1]].body.grants.clone();
+    let taken = Claim {
+        slot: sim.held(1).unwrap(),
+        settled: true,
+    };
+    let record = sim.forge(&mallory, |body| {
+        body.claim = Some(taken);
+        body.grants = grants;
+    });
+    refused(&mut sim, "grant", "records refused: grant", record);
+
+    let large = sim.forge(&mallory, |body| {
+        let name = |n| ServedName {
+            name: format!("{n}.{}", "x".repeat(60)),
+            addresses: Vec::new(),
+        };
+        body.claim = Some(own);
+        body.names = (0..1024).map(name).collect();
+    });
+    refused(&mut sim, "size", "records refused: size", large);
+    // An old one of its own is no abuse; it is passed over.
+    let old = sim.cores[0].records[&id].signed.clone();
+    sim.tell(0, id, old).unwrap();
+}
+
+#[test]
+fn a_held_range_name_and_key_stay_whatever_a_single_member_claims() {
+    let mut sim = Sim::of(4, "10.32.0.0/12");
+    sim.connect_all(&all(4));
+    sim.until("all see all", |sim| sim.converged(&all(4)));
+    sim.run(Duration::from_secs(1));
+    let victim = sim.ids[1];
+    let before = sim.cores[0].roster.members[&victim].clone();
+    // Identities until one hashes lower than the victim in every tie.
+    let slot = sim.held(1).unwrap();
+    for n in 100..140 {
+        let mallory = identity(n);
+        let record = sim.forge(&mallory, |body| {
+            body.name = before.name.clone();
+            body.key = before.public_key;
+            body.claim = Some(Claim {
+                slot,
+                settled: true,
+            });
+        });
+        // Told by a member, as if it had joined.
+        let from = sim.ids[3];
+        sim.tell(0, from, record).unwrap();
+        sim.run(Duration::from_millis(50));
+    }
+    sim.run(Duration::from_secs(2));
+    assert_eq!(sim.cores[0].roster.members[&victim], before);
+    assert_eq!(sim.held(1), Some(slot));
+    let own = sim.cores[1].own();
+    let clash = |kind| own.problems.iter().any(|p| p.kind == kind);
+    assert!(clash(ProblemKind::RangeClash) && clash(ProblemKind::KeyClash));
+    // None of them is in any roster: a key has one owner.
+    assert_eq!(sim.cores[0].roster.members.len(), 3);
+}
+
+#[test]
+fn a_digest_of_a_stranger_is_answered_with_no_more_than_there_is() {
+    let mut sim = Sim::of(2, "10.32.0.0/12");
+    sim.connect(0, 1);
+    sim.until("all see all", |sim| sim.converged(&all(2)));
+    let mine = sim.cores[0].digest(true);
+    let empty = Digest {
+        records: BTreeMap::new(),
+        ..mine
+    };
+    let (from, now) = (sim.ids[1], sim.now);
+    sim.cores[0]
+        .receive(from, Message::Digest(empty), now)
+        .unwrap();
+    let effects = sim.cores[0].take_effects();
+    assert_eq!(effects.len(), 1, "{effects:?}");
+}
+
+mod any_bytes {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn no_body_panics_the_record(text in "\\PC{0,200}", member in any::<bool>()) {
+            let rules = rules("10.32.0.0/12");
+            let body = setup(1, "10.32.0.0/12");
+            let core = Core::new(body, Instant::now());
+            let mut signed = core.records[&core.id].signed.clone();
+            let at = text.len() % signed.body.len();
+            if member && signed.body.is_char_boundary(at) {
+                signed.body.insert_str(at, &text);
+            } else {
+                signed.body = text.clone();
+            }
+            // Its signature is wrong, and what is inside must not panic either.
+            prop_assert!(text.is_empty() || Record::open(signed.clone(), &rules, None).is_err());
+            let _ = serde_json::from_str::<Body>(&signed.body);
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! What the agent sees of this node: its standing and its problems.
+
+use super::Core;
+use crate::discovery::gossip::claim::Phase;
+use crate::discovery::gossip::own::{ClaimState, Forgotten, Own, Problem, ProblemKind};
+
+impl Core {
+    pub(in super::super) fn own(&self) -> Own {
+        let mut observed: Vec<_> = self.peers.values().filter_map(|p| p.observed).collect();
+        observed.sort();
+        observed.dedup();
+        observed.truncate(8);
+        let forgotten = self.tombstones.get(self.id).map(|t| Forgotten {
+            by: t.by,
+            by_name: self.name_of(t.by),
+        });
+        Own {
+            id: self.id,
+            params: Some(self.rules.params.clone()),
+            name: self.me.name.clone(),
+            claim: self.claim_state(),
+            observed,
+            problems: self.all_problems(forgotten.as_ref()),
+            forgotten,
+        }
+    }
+
+    pub(super) fn claim_state(&self) -> ClaimState {
+        if self.is_forgotten() {
+            return ClaimState::Forgotten;
+        }
+        match (self.claims.phase(), self.claims.lost()) {
+            (Phase::Held { slot }, _) => ClaimState::Held {
+                slot,
+                ranges: self
+                    .rules
+                    .params
+                    .ranges(slot)
+                    .map_or_else(Vec::new, Vec::from),
+            },
+            (Phase::Waiting { slot: next, .. } | Phase::Saving { slot: next }, Some(lost)) => {
+                let (slot, winner) = lost;
+                ClaimState::Lost { slot, winner, next }
+            }
+            (Phase::Waiting { slot, .. } | Phase::Saving { slot }, None) => {
+                ClaimState::Claiming { slot }
+            }
+            (Phase::Full, _) => ClaimState::Full,
+        }
+    }
+
+    fn all_problems(&self, forgotten: Option<&Forgotten>) -> Vec<Problem> {
+        let mut problems = self.problems.clone();
+        let mut add = |kind, text: String| problems.push(Problem { kind, text });
+        for (text, _) in self.clones.values() {
+            add(ProblemKind::Cloned, text.clone());
+        }
+        if let Some(text) = &self.announcement_problem {
+            add(ProblemKind::Announcement, text.clone());
+        }
+        if let Some(text) = &self.storage_problem {
+            add(ProblemKind::Storage, text.clone());
+        }
+        if let Some((slot, winner)) = self.claims.lost() {
+            let range = self.rules.params.ranges(slot).map(|r| r[0].to_string());
+            let winner = self.name_of(winner).unwrap_or_else(|| winner.short());
+            let range = range.unwrap_or_default();
+            add(
+                ProblemKind::RangeClash,
+                format!("this node's range {range} is {winner}'s; another is being claimed"),
+            );
+        }
+        if self.claims.phase() == Phase::Full {
+            let slots = self.rules.params.slots();
+            add(
+                ProblemKind::PoolFull,
+                format!(
+                    "all {slots} shares of the pool {} are held: forget nodes that are gone",
+                    self.rules.params.pool4
+                ),
+            );
+        }
+        if let Some(forgotten) = forgotten {
+            let by = forgotten.by_name.clone();
+            let by = by.unwrap_or_else(|| forgotten.by.short());
+            add(
+                ProblemKind::Forgotten,
+                format!("the mesh has forgotten this node; it was done on {by}"),
+            );
+        }
+        problems.sort();
+        problems
+    }
+}
