@@ -2,6 +2,8 @@
 //!
 //! Pure but for [`Settings::from_file`], which reads the file.
 
+mod text;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -299,94 +301,6 @@ fn endpoint(text: &str, port: u16, setting: &'static str) -> Result<Endpoint, Co
     })
 }
 
-/// Values that serde and clap read from the same text by the same rule.
-mod text {
-    use std::fmt::Display;
-    use std::net::{IpAddr, SocketAddr};
-    use std::str::FromStr;
-
-    use serde::de::{Deserialize, Deserializer, Error};
-
-    pub(super) fn parse<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
-    where
-        D: Deserializer<'de>,
-        T: FromStr<Err: Display>,
-    {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map(Some).map_err(Error::custom)
-    }
-
-    fn ranged<'de, D: Deserializer<'de>>(
-        deserializer: D,
-        least: u32,
-        most: u32,
-    ) -> Result<Option<u32>, D::Error> {
-        match i64::deserialize(deserializer)? {
-            n if (i64::from(least)..=i64::from(most)).contains(&n) => Ok(u32::try_from(n).ok()),
-            n => Err(Error::custom(format!("{n} is not in {least} to {most}"))),
-        }
-    }
-
-    pub(super) fn port<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u16>, D::Error> {
-        Ok(ranged(d, 1, 65535)?.and_then(|n| u16::try_from(n).ok()))
-    }
-
-    pub(super) fn node_prefix<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u8>, D::Error> {
-        Ok(ranged(d, 17, 28)?.and_then(|n| u8::try_from(n).ok()))
-    }
-
-    pub(super) fn mtu<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u32>, D::Error> {
-        ranged(d, 1340, 65535)
-    }
-
-    pub(super) fn mark<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u32>, D::Error> {
-        ranged(d, 1, u32::MAX)
-    }
-
-    pub(super) fn domain(text: &str) -> Result<String, String> {
-        let name = text.trim_end_matches('.').to_ascii_lowercase();
-        let label = |l: &str| {
-            (1..=63).contains(&l.len())
-                && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-                && !l.starts_with('-')
-                && !l.ends_with('-')
-        };
-        if name.len() <= 200 && name.split('.').all(label) {
-            return Ok(name);
-        }
-        Err(format!(
-            "{text:?} is no domain: labels of a-z, 0-9 and '-', 200 characters at most"
-        ))
-    }
-
-    pub(super) fn domain_setting<'de, D: Deserializer<'de>>(
-        d: D,
-    ) -> Result<Option<String>, D::Error> {
-        domain(&String::deserialize(d)?)
-            .map(Some)
-            .map_err(Error::custom)
-    }
-
-    pub(super) fn upstream(text: &str) -> Result<SocketAddr, String> {
-        text.parse::<IpAddr>()
-            .map(|ip| SocketAddr::new(ip, 53))
-            .or_else(|_| text.parse())
-            .map_err(|_| format!("{text:?} is no DNS server: IP or IP:PORT"))
-    }
-
-    pub(super) fn upstreams<'de, D: Deserializer<'de>>(
-        d: D,
-    ) -> Result<Option<Vec<SocketAddr>>, D::Error> {
-        let texts = Vec::<String>::deserialize(d)?;
-        texts
-            .iter()
-            .map(|t| upstream(t))
-            .collect::<Result<_, _>>()
-            .map(Some)
-            .map_err(Error::custom)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -404,9 +318,12 @@ mod tests {
             }
         };
         check("prot = 1", &["prot", "unknown field", "`port`"]);
-        check("port = 0", &["port = 0", "1 to 65535"]);
-        check("port = 'x'", &["port = 'x'", "integer"]);
-        check("node-prefix = 30", &["node-prefix = 30", "17 to 28"]);
+        check("port = 0", &["port = 0", "from 1 to 65535"]);
+        check(
+            "port = 'x'",
+            &["port = 'x'", "whole number from 1 to 65535"],
+        );
+        check("node-prefix = 30", &["node-prefix = 30", "from 17 to 28"]);
         check(
             "tunnel = 'fast'",
             &["tunnel = 'fast'", "auto", "kernel", "userspace"],
@@ -414,7 +331,7 @@ mod tests {
         check("name = 'a.b'", &["name = 'a.b'", "one DNS label"]);
         check(
             "underlay-mtu = 100",
-            &["underlay-mtu = 100", "1340 to 65535"],
+            &["underlay-mtu = 100", "from 1340 to 65535"],
         );
         check(
             "dns-upstream = ['x']",
