@@ -41,6 +41,14 @@ struct Entry {
     error: Option<String>,
     address: Option<SocketAddr>,
     node: Option<NodeId>,
+    mark: u64,
+}
+
+/// A target, and a mark that changes when what is known of it does: it is tried at once then.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Wanted {
+    pub(super) target: Target,
+    pub(super) mark: u64,
 }
 
 #[derive(Debug, Default)]
@@ -60,14 +68,15 @@ impl Targets {
     /// picks among many.
     pub(super) fn due(
         &mut self,
-        wanted: &[Target],
+        wanted: &[Wanted],
         connected: &Connected<'_>,
         now: Instant,
         random: u64,
     ) -> Vec<Target> {
-        self.entries.retain(|t, e| e.dialling || wanted.contains(t));
-        for target in wanted {
-            self.entries.entry(target.clone()).or_insert(Entry {
+        let is_wanted = |target: &Target| wanted.iter().any(|w| w.target == *target);
+        self.entries.retain(|t, e| e.dialling || is_wanted(t));
+        for Wanted { target, mark } in wanted {
+            let new = || Entry {
                 failures: 0,
                 next: now,
                 dialling: false,
@@ -78,7 +87,14 @@ impl Targets {
                     Target::Node(id) => Some(*id),
                     Target::Seed(_) => None,
                 },
-            });
+                mark: *mark,
+            };
+            let entry = self.entries.entry(target.clone()).or_insert_with(new);
+            if entry.mark != *mark {
+                entry.mark = *mark;
+                entry.failures = 0;
+                entry.next = now;
+            }
         }
         let dialling = self.entries.values().filter(|e| e.dialling).count();
         let mut room = AT_ONCE.saturating_sub(dialling);
@@ -228,6 +244,14 @@ mod tests {
         Target::Node(NodeId::from_bytes([n; 32]))
     }
 
+    fn wanted(numbers: std::ops::Range<u8>) -> Vec<Wanted> {
+        let wanted = |n| Wanted {
+            target: node(n),
+            mark: 0,
+        };
+        numbers.map(wanted).collect()
+    }
+
     fn failure() -> Failure {
         Failure {
             error: "refused".into(),
@@ -246,8 +270,8 @@ mod tests {
         let mut now = Instant::now();
         let mut waits = Vec::new();
         for _ in 0..40 {
-            assert_eq!(targets.due(&[node(1)], &NOBODY, now, 0), [node(1)]);
-            assert!(targets.due(&[node(1)], &NOBODY, now, 0).is_empty());
+            assert_eq!(targets.due(&wanted(1..2), &NOBODY, now, 0), [node(1)]);
+            assert!(targets.due(&wanted(1..2), &NOBODY, now, 0).is_empty());
             targets.failed(&node(1), failure(), now, 250);
             let wait = targets.entries[&node(1)].next - now;
             waits.push(wait.as_secs_f32());
@@ -260,7 +284,7 @@ mod tests {
     #[test]
     fn many_failing_targets_are_tried_about_once_a_second_together() {
         let mut targets = Targets::default();
-        let wanted: Vec<_> = (0..30).map(node).collect();
+        let wanted = wanted(0..30);
         let mut now = Instant::now();
         let mut dials = 0;
         for step in 0..6000_u64 {
@@ -276,7 +300,7 @@ mod tests {
     #[test]
     fn a_large_mesh_is_not_dialled_whole_but_never_only_what_it_has() {
         let mut targets = Targets::default();
-        let wanted: Vec<_> = (0..200).map(node).collect();
+        let wanted = wanted(0..200);
         let now = Instant::now();
         assert_eq!(targets.due(&wanted, &NOBODY, now, 5).len(), OUTBOUND);
         let mut targets = Targets::default();
@@ -297,10 +321,10 @@ mod tests {
         let mut targets = Targets::default();
         let now = Instant::now();
         for _ in 0..5 {
-            targets.due(&[node(1)], &NOBODY, now + Duration::from_secs(3600), 0);
+            targets.due(&wanted(1..2), &NOBODY, now + Duration::from_secs(3600), 0);
             targets.failed(&node(1), failure(), now, 0);
         }
-        targets.due(&[node(1)], &NOBODY, now + Duration::from_secs(3600), 0);
+        targets.due(&wanted(1..2), &NOBODY, now + Duration::from_secs(3600), 0);
         let address = "192.0.2.1:1".parse().unwrap();
         let id = NodeId::from_bytes([1; 32]);
         targets.succeeded(&node(1), id, address);
@@ -314,5 +338,19 @@ mod tests {
         assert_eq!(targets.failures(&node(1)), 6);
         targets.lost(id, lost(60), now, 0);
         assert_eq!(targets.failures(&node(1)), 0);
+    }
+
+    #[test]
+    fn a_target_of_which_something_new_is_heard_is_tried_at_once() {
+        let mut targets = Targets::default();
+        let now = Instant::now();
+        targets.due(&wanted(1..2), &NOBODY, now, 0);
+        targets.failed(&node(1), failure(), now, 0);
+        assert!(targets.due(&wanted(1..2), &NOBODY, now, 0).is_empty());
+        let news = Wanted {
+            target: node(1),
+            mark: 7,
+        };
+        assert_eq!(targets.due(&[news], &NOBODY, now, 0), [node(1)]);
     }
 }

@@ -1,5 +1,6 @@
 //! The tasks of a node: listening, looking whom to dial, the clock, the disk.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -9,10 +10,10 @@ use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use super::connection;
-use super::dial::{Connected, Target};
+use super::dial::{Connected, Target, Wanted};
 use super::dialling;
 use super::node::{Node, chance, lock};
-use crate::NodeId;
+use super::record::Body;
 
 /// Connections that have not proven anything yet.
 const HALF_OPEN: usize = 64;
@@ -113,27 +114,28 @@ fn spawn(connections: &Connections, task: impl Future<Output = ()> + Send + 'sta
 
 fn due(node: &Node) -> Vec<Target> {
     let config = &node.config;
-    let join = config.join.iter().flat_map(|j| &j.hosts);
-    let seeds = join.chain(&config.peers).cloned().map(Target::Seed);
+    let own = node.identity.id();
     let known = node.look(|core| {
-        if core.is_forgotten() {
-            return None;
-        }
-        let own = node.identity.id();
-        Some(
-            core.records()
-                .keys()
-                .copied()
-                .filter(|id| *id != own)
-                .collect(),
-        )
+        let others = core.records().values().filter(|r| r.id() != own);
+        let nodes: Vec<_> = others
+            .map(|record| Wanted {
+                target: Target::Node(record.id()),
+                mark: mark(&record.body),
+            })
+            .collect();
+        (!core.is_forgotten()).then_some(nodes)
     });
-    let nodes: Vec<NodeId> = match known {
+    let nodes = match known {
         Some(None) => return Vec::new(),
         Some(Some(nodes)) => nodes,
         None => Vec::new(),
     };
-    let mut wanted: Vec<_> = seeds.chain(nodes.into_iter().map(Target::Node)).collect();
+    let join = config.join.iter().flat_map(|j| &j.hosts);
+    let seeds = join.chain(&config.peers).map(|seed| Wanted {
+        target: Target::Seed(seed.clone()),
+        mark: 0,
+    });
+    let mut wanted: Vec<_> = seeds.chain(nodes).collect();
     wanted.sort();
     wanted.dedup();
     let conns = lock(&node.conns);
@@ -142,4 +144,11 @@ fn due(node: &Node) -> Vec<Target> {
         outbound: conns.outbound(),
     };
     lock(&node.targets).due(&wanted, &connected, Instant::now(), chance())
+}
+
+/// Changes when the node starts again or is elsewhere.
+fn mark(body: &Body) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (body.stamp.generation, &body.endpoints).hash(&mut hasher);
+    hasher.finish()
 }

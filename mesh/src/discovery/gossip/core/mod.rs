@@ -31,6 +31,9 @@ use crate::{NodeId, Roster};
 /// The most records kept, and the most bytes of their bodies in all.
 const MAX_RECORDS: usize = 4096;
 const MAX_TOTAL: usize = 64 * 1024 * 1024;
+/// How long after a change members are compared more often, in a mesh of so many nodes at most.
+const LIVELY: Duration = Duration::from_secs(1);
+const LIVELY_NODES: usize = 64;
 /// How long a clone that shows no more is still named.
 const CLONE_SHOWN: Duration = Duration::from_secs(300);
 
@@ -99,6 +102,7 @@ pub(super) struct Core {
     grants: Vec<Grant>,
     publish_at: Option<Instant>,
     digest_at: Instant,
+    lively_until: Instant,
     /// This node's own among them.
     records: BTreeMap<NodeId, Record>,
     total: usize,
@@ -152,6 +156,7 @@ impl Core {
             grants: Vec::new(),
             publish_at: None,
             digest_at: now,
+            lively_until: now,
             total: records.values().map(|r| r.signed.body.len()).sum(),
             records,
             tombstones,
@@ -227,7 +232,9 @@ impl Core {
     pub(super) fn tick(&mut self, now: Instant) {
         if now >= self.digest_at {
             let jitter = self.next_random() % 200;
-            self.digest_at = now + Duration::from_millis(900 + jitter);
+            // Where something has changed, more is to be expected, and to be missed.
+            let pause = if now < self.lively_until { 100 } else { 900 };
+            self.digest_at = now + Duration::from_millis(pause + jitter);
             self.compare_with_one();
             self.clones
                 .retain(|_, (_, seen)| now.duration_since(*seen) < CLONE_SHOWN);

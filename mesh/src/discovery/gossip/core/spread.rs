@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Abuse, Core, Effect, MAX_RECORDS, MAX_TOTAL};
+use super::{Abuse, Core, Effect, LIVELY, LIVELY_NODES, MAX_RECORDS, MAX_TOTAL};
 use crate::NodeId;
 use crate::discovery::gossip::message::{BATCH, Digest, Message, Refusal, Sum, TOMBSTONE_BATCH};
 use crate::discovery::gossip::record::{Instance, Record, Signed, Stamp};
@@ -97,6 +97,10 @@ impl Core {
             }
         }
         if !news.is_empty() {
+            if self.records.len() <= LIVELY_NODES {
+                self.lively_until = now + LIVELY;
+                self.digest_at = self.digest_at.min(now + LIVELY / 5);
+            }
             let peers = self.choose(FANOUT, &|id| id != from);
             self.send_records(&peers, news);
         }
