@@ -353,6 +353,19 @@ fn family(address: IpAddr) -> u8 {
     }
 }
 
+/// Asks which route a packet to the address takes; the answer is read by [`is_local`].
+pub(crate) fn get_route(address: IpAddr) -> Message {
+    let mut header = [0; ROUTE_HEADER];
+    header[0] = family(address);
+    header[1] = IpNet::from(address).prefix_len();
+    Message::new(libc::RTM_GETROUTE, 0, &header).address(libc::RTA_DST, address)
+}
+
+/// Whether the route that [`get_route`] found ends on this host.
+pub(crate) fn is_local(message: &Received<'_>) -> bool {
+    message.kind == libc::RTM_NEWROUTE && message.body.get(7) == Some(&libc::RTN_LOCAL)
+}
+
 /// A route of a pod's own: on the link, or by a gateway on it.
 pub(crate) fn gateway_route(index: u32, destination: IpNet, gateway: Option<IpAddr>) -> Message {
     let scope = match gateway {

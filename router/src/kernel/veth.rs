@@ -12,6 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use tokio::sync::oneshot;
@@ -29,6 +30,8 @@ pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// Links that may wait for their removal.
 const REMOVALS: usize = 4096;
+/// How long an attach waits for a pod's IPv6 addresses to be answered for; mostly it is 0.1 ms.
+const SETTLE: Duration = Duration::from_millis(50);
 /// `VETH_INFO_PEER`, `IFLA_INET6_ADDR_GEN_MODE` and its `none`.
 const VETH_PEER: u16 = 1;
 const ADDR_GEN_MODE: u16 = 8;
@@ -353,21 +356,21 @@ impl Worker {
 
         let host = host_side(seen.index, &pod.host_link, &added, macs);
         flat(self.route.transact(host)).map_err(VethError::during(act()))?;
-        add_inside(
-            &mut inside,
-            netns,
-            pod,
-            pod_side(pod_index, &added, macs, Known::Yes),
-        )?;
+        let requests = pod_side(pod_index, &added, macs, Known::Yes);
+        let after = PodLink {
+            addresses: added,
+            ..pod.clone()
+        };
+        add_inside(&mut inside, netns, &after, requests)?;
         let leave = |address: &IpAddr| netlink::remove_address(pod_index, IpNet::from(*address));
         let gone = inside.transact(removed.iter().map(leave).collect());
         all_but_gone(gone).map_err(VethError::during(act()))?;
         let mut requests = Vec::new();
         for address in removed {
-            requests.push(netlink::remove_route(
-                RouteKey::over(IpNet::from(address)),
-                &over(&pod.host_link),
-            ));
+            let key = RouteKey::over(IpNet::from(address));
+            // Over this link only: the address may be another pod's by now.
+            let request = netlink::remove_route(key, &over(&pod.host_link));
+            requests.push(request.u32(libc::RTA_OIF, seen.index));
             requests.push(netlink::remove_neighbour(seen.index, address));
         }
         all_but_gone(self.route.transact(requests)).map_err(VethError::during(act()))
@@ -538,17 +541,39 @@ fn add_inside(
     requests: Vec<Message>,
 ) -> Result<(), VethError> {
     let act = || format!("set up {} in the pod", pod.pod_link);
-    match flat(inside.transact(requests.clone())) {
+    let outcome = flat(inside.transact(requests.clone()));
+    let outcome = match outcome {
         Err(error)
             if error.raw_os_error() == Some(libc::EACCES)
                 && pod.addresses.iter().any(IpAddr::is_ipv6) =>
         {
             let key = format!("net/ipv6/conf/{}/disable_ipv6", pod.pod_link);
             netns::run(netns, || sysctl::write(&key, "0")).map_err(VethError::during(act()))?;
-            flat(inside.transact(requests)).map_err(VethError::during(act()))
+            flat(inside.transact(requests))
         }
-        outcome => outcome.map_err(VethError::during(act())),
+        outcome => outcome,
+    };
+    outcome
+        .and_then(|()| settle(inside, &pod.addresses))
+        .map_err(VethError::during(act()))
+}
+
+/// The kernel answers to a new IPv6 address only when work that it queues has run. Waits for that,
+/// or the pod's first packets would have no answer.
+fn settle(inside: &mut Netlink, addresses: &[IpAddr]) -> io::Result<()> {
+    let deadline = Instant::now() + SETTLE;
+    for address in addresses.iter().filter(|address| address.is_ipv6()) {
+        loop {
+            let mut local = false;
+            let request = vec![netlink::get_route(*address)];
+            inside.exchange(request, |message| local |= netlink::is_local(&message))?;
+            if local || Instant::now() >= deadline {
+                break;
+            }
+            thread::sleep(Duration::from_micros(50));
+        }
     }
+    Ok(())
 }
 
 fn without(these: &[IpAddr], those: &[IpAddr]) -> Vec<IpAddr> {

@@ -183,3 +183,21 @@ fn a_pod_with_ipv6_switched_off_gets_its_address_all_the_same() {
         pod.sh("ping -c1 -W2 fd00:77:0:1::1");
     });
 }
+
+#[test]
+fn the_first_packets_of_a_pod_are_answered() {
+    space::run(|| async {
+        let state = tempfile::tempdir().unwrap();
+        let kernel = Linux::open(state.path()).unwrap();
+        host();
+        for n in 0..10 {
+            let pod = Pod::new();
+            let wanted = link("a", &["10.32.1.7", "fd00:77:0:1::7"]);
+            kernel.attach(pod.netns(), wanted.clone()).await.unwrap();
+            let first = ["fd00:77:0:1::1", "10.32.1.1"][n % 2];
+            pod.sh(&format!("ping -c1 -W2 {first}"));
+            let removal = kernel.detach(&wanted.host_link).await.unwrap();
+            removal.finished().await.unwrap();
+        }
+    });
+}
