@@ -363,31 +363,6 @@ impl Core {
         }
     }
 
-    fn find(&self, who: &str) -> Result<NodeId, ForgetError> {
-        let by_name = |r: &&Record| {
-            r.body.name.as_str() == who || rule::name_of(r, &self.holders).as_str() == who
-        };
-        let prefix = who.to_ascii_lowercase();
-        let by_id = |r: &&Record| who.len() >= 4 && r.id().to_string().starts_with(&prefix);
-        let mut found: Vec<_> = self.records.values().filter(by_name).collect();
-        if found.is_empty() {
-            found = self.records.values().filter(by_id).collect();
-        }
-        match found.as_slice() {
-            [] => Err(ForgetError::Unknown(who.to_owned())),
-            [one] if one.id() == self.id => Err(ForgetError::Oneself(who.to_owned())),
-            [one] => Ok(one.id()),
-            many => Err(ForgetError::Ambiguous {
-                who: who.to_owned(),
-                candidates: many
-                    .iter()
-                    .take(8)
-                    .map(|r| format!("{} ({})", r.body.name, r.id().short()))
-                    .collect(),
-            }),
-        }
-    }
-
     fn count(&mut self, what: &'static str) {
         *self.counters.entry(what).or_default() += 1;
     }
