@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::capture::{Capture, Watch};
@@ -61,6 +62,11 @@ pub(super) fn clean_up(stage: &mut Stage, steps: &mut Steps) -> Result<(), StepE
             }
         }
         let agents = stage.machines.len();
+        // All are asked before the first is waited for, so that they say goodbye side by side.
+        for agent in stage.machines.iter_mut().filter_map(Machine::agent) {
+            // One that has ended already says so below.
+            let _ = agent.signal(Signal::TERM);
+        }
         for machine in &mut stage.machines {
             let name = machine.name().to_owned();
             let Some(agent) = machine.agent() else {
@@ -201,7 +207,8 @@ fn mesh(stage: &mut Stage) -> Result<(f64, String), StepError> {
     }
     let ms = started.elapsed().as_secs_f64() * 1000.0;
     let pairs = count * (count - 1) / 2;
-    let detail = format!("{count} agents, {pairs} tunnels, each node told of one other");
+    let tunnels = if pairs == 1 { "tunnel" } else { "tunnels" };
+    let detail = format!("{count} agents, {pairs} {tunnels}, each node told of one other");
     Ok((ms, detail))
 }
 
