@@ -34,8 +34,7 @@ pub(super) struct UpArgs {
 }
 
 pub(super) fn run(args: UpArgs, socket: &Path) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&args.log)
-        .with_context(|| format!("--log {:?}: error, warn, info, debug or trace", args.log))?;
+    let filter = filter(&args.log)?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -59,4 +58,38 @@ pub(super) fn run(args: UpArgs, socket: &Path) -> anyhow::Result<()> {
     // A name that does not resolve must not hold the end up.
     runtime.shutdown_background();
     result
+}
+
+/// The log's filter. boringtun calls each peer that is away an error, again and again; `weft
+/// status` says the same once, so it is heard only where it is asked for by name.
+fn filter(log: &str) -> anyhow::Result<EnvFilter> {
+    let quiet = if log.contains("boringtun") {
+        ""
+    } else {
+        ",boringtun=off"
+    };
+    EnvFilter::try_new(format!("{log}{quiet}"))
+        .with_context(|| format!("--log {log:?}: error, warn, info, debug or trace"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::filter;
+
+    #[test]
+    fn the_engine_is_quiet_unless_it_is_asked_for() {
+        assert!(
+            filter("info")
+                .unwrap()
+                .to_string()
+                .contains("boringtun=off")
+        );
+        assert!(
+            filter("boringtun=debug")
+                .unwrap()
+                .to_string()
+                .contains("boringtun=debug")
+        );
+        assert!(filter("a=b=c").is_err());
+    }
 }
