@@ -4,6 +4,7 @@
 //! `unreachable` one, and forwarding is on only with the guard in place.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use crate::host::{Address, Desired, Link, Mac, NeighbourKey, Observed, RouteKey, Target};
 use crate::kernel::nft::Ruleset;
@@ -64,9 +65,19 @@ impl Plan {
 pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let mut steps = Vec::new();
     let there = |link: &str| observed.links.contains_key(link);
+    // Refused by the kernel until the preferred source is an address of the host.
+    let waits = |source: &IpAddr| {
+        let of_it = |address: &&Address| address.net.addr() == *source;
+        let mut on = desired.addresses.iter().filter(of_it).peekable();
+        on.peek().is_some() && on.all(|address| !there(&address.link))
+    };
     let usable = |target: &Target| match target {
         Target::Unreachable => true,
-        Target::Link { link, .. } => there(link),
+        Target::Link {
+            link,
+            preferred_source,
+            ..
+        } => there(link) && !preferred_source.as_ref().is_some_and(waits),
     };
 
     let mut over = Vec::new();
@@ -90,7 +101,11 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
             over.push(step);
         }
     }
-    firewall(desired, observed, &mut steps);
+    if let Some(ruleset) = &desired.firewall
+        && observed.firewall.as_ref() != Some(&ruleset.fingerprint())
+    {
+        steps.push(Step::SetFirewall(ruleset.clone()));
+    }
     for (name, link) in &desired.links {
         if observed.links.get(name).is_some_and(|is| is != link) {
             steps.push(Step::SetLink {
@@ -119,16 +134,6 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     Plan {
         steps,
         absent_links: absent_links(desired, observed),
-    }
-}
-
-fn firewall(desired: &Desired, observed: &Observed, steps: &mut Vec<Step>) {
-    match (&desired.firewall, &observed.firewall) {
-        (Some(ruleset), present) if present.as_ref() != Some(&ruleset.fingerprint()) => {
-            steps.push(Step::SetFirewall(ruleset.clone()));
-        }
-        (None, Some(_)) => steps.push(Step::RemoveFirewall),
-        _ => {}
     }
 }
 
@@ -168,6 +173,9 @@ fn removals(desired: &Desired, observed: &Observed, steps: &mut Vec<Step>) {
         steps.push(Step::RemoveAddress(address.clone()));
     }
     steps.extend(refusing.into_iter().map(remove));
+    if desired.firewall.is_none() && observed.firewall.is_some() {
+        steps.push(Step::RemoveFirewall);
+    }
 }
 
 fn absent_links(desired: &Desired, observed: &Observed) -> Vec<String> {
@@ -229,3 +237,6 @@ impl fmt::Display for Plan {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

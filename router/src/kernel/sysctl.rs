@@ -108,8 +108,9 @@ impl Kept {
             Err(error) => return vec![(self.path.display().to_string(), error)],
         };
         let mut failures = Vec::new();
-        // Forwarding first: turning it off resets accept_ra's meaning, not its value.
-        for (key, old) in &kept {
+        // Forwarding first: a host that forwards takes no advertisements with accept_ra 1.
+        let (then, first): (Vec<_>, Vec<_>) = kept.iter().partition(|(key, _)| is_accept_ra(key));
+        for (key, old) in first.into_iter().chain(then) {
             match fs::write(Path::new(ROOT).join(key), old) {
                 Ok(()) => info!(sysctl = %key.replace('/', "."), value = %old, "sysctl put back"),
                 // A link that is gone took its sysctls along.

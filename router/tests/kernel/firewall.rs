@@ -31,7 +31,7 @@ fn nft_reads_our_table_as_we_print_it() {
 }
 
 /// A network outside: `uplink` on the host, its far end in a namespace of its own.
-fn outside() -> Pod {
+async fn outside() -> Pod {
     let outside = Pod::new();
     sh(&format!(
         "ip link add uplink type veth peer name uplink netns {} && ip link set uplink up \
@@ -41,6 +41,11 @@ fn outside() -> Pod {
     ));
     outside.sh("ip link set lo up && ip link set uplink up && ip addr add 192.0.2.2/24 dev uplink");
     outside.sh("ip addr add 2001:db8::2/64 dev uplink nodad");
+    // The kernel may take a second to notice that a new link has a carrier.
+    space::until("the uplink passes packets", || {
+        space::try_sh("ping -c1 -W1 192.0.2.2 && ping -c1 -W1 2001:db8::2").0
+    })
+    .await;
     outside
 }
 
@@ -83,7 +88,7 @@ fn a_pod_reaches_outside_by_the_hosts_address() {
         }
         let state = tempfile::tempdir().unwrap();
         let kernel = Linux::open(state.path()).unwrap();
-        let outside = outside();
+        let outside = outside().await;
         watch(&outside);
         let (pod, _) = node_with_pod(&kernel).await;
         pod.sh("ping -c1 -W2 192.0.2.2 && ping -c1 -W2 2001:db8::2");
@@ -99,7 +104,7 @@ fn no_packet_of_the_pool_leaves_in_the_clear_whatever_is_taken_away() {
         }
         let state = tempfile::tempdir().unwrap();
         let kernel = Linux::open(state.path()).unwrap();
-        let outside = outside();
+        let outside = outside().await;
         watch(&outside);
         let (pod, desired) = node_with_pod(&kernel).await;
         let pings = "for far in 10.32.2.7 10.40.0.1 fd00:77:0:2::7 fd00:77:0:9::1; \
@@ -139,7 +144,7 @@ fn a_forged_source_from_outside_is_dropped_and_counted() {
         }
         let state = tempfile::tempdir().unwrap();
         let kernel = Linux::open(state.path()).unwrap();
-        let outside = outside();
+        let outside = outside().await;
         let (pod, _) = node_with_pod(&kernel).await;
         outside.sh("ip addr add 10.32.2.7/32 dev lo && ip route add 10.32.1.0/24 via 192.0.2.1");
         let (answered, _) = outside.try_sh("ping -c1 -W1 -I 10.32.2.7 10.32.1.7");

@@ -2,8 +2,10 @@
 
 use std::net::IpAddr;
 
-use weft_router::kernel::Linux;
-use weft_router::kernel::veth::{PodLink, VethError, host_link};
+use weft_router::host::{Desired, Link, Mac, NeighbourKey, Observed, RouteKey, Target};
+use weft_router::kernel::veth::{PodLink, VethError, host_link, macs};
+use weft_router::kernel::{Kernel, Linux, netns};
+use weft_router::plan::plan;
 
 use crate::space::{self, Pod, sh};
 
@@ -199,5 +201,106 @@ fn the_first_packets_of_a_pod_are_answered() {
             let removal = kernel.detach(&wanted.host_link).await.unwrap();
             removal.finished().await.unwrap();
         }
+    });
+}
+
+#[test]
+fn the_hosts_own_namespace_is_no_pods() {
+    space::run(|| async {
+        let state = tempfile::tempdir().unwrap();
+        let kernel = Linux::open(state.path()).unwrap();
+        let error = kernel
+            .attach(netns::current().unwrap(), link("a", &["10.32.1.7"]))
+            .await
+            .unwrap_err();
+        assert!(matches!(error, VethError::HostNetns), "{error}");
+    });
+}
+
+#[test]
+fn what_an_attach_made_is_what_a_plan_wants_of_a_pod() {
+    space::run(|| async {
+        let state = tempfile::tempdir().unwrap();
+        let kernel = Linux::open(state.path()).unwrap();
+        let pod = Pod::new();
+        let made = link("a", &["10.32.1.7", "fd00:77:0:1::7"]);
+        let desired = |source: Option<&str>| {
+            let mut desired = Desired::default();
+            let up = Link {
+                mtu: 1420,
+                up: true,
+            };
+            desired.links.insert(made.host_link.clone(), up);
+            for address in &made.addresses {
+                let key = NeighbourKey {
+                    link: made.host_link.clone(),
+                    address: *address,
+                };
+                desired
+                    .neighbours
+                    .insert(key, macs(&made.host_link).pod_mac);
+                let source: Option<IpAddr> = source.map(|source| source.parse().unwrap());
+                let target = Target::Link {
+                    link: made.host_link.clone(),
+                    preferred_source: source.filter(|s| s.is_ipv4() == address.is_ipv4()),
+                    mtu: None,
+                };
+                desired
+                    .routes
+                    .insert(RouteKey::over((*address).into()), target);
+            }
+            desired
+        };
+        kernel.attach(pod.netns(), made.clone()).await.unwrap();
+        let seen: Observed = kernel.observe().await.unwrap();
+        let steps = plan(&desired(None), &seen);
+        assert!(steps.is_empty(), "{steps}");
+        // A neighbour entry that somebody spoilt is put right.
+        sh(&format!(
+            "ip neigh replace 10.32.1.7 lladdr 02:00:00:00:00:99 dev {} nud permanent",
+            made.host_link
+        ));
+        let seen = kernel.observe().await.unwrap();
+        assert!(
+            seen.neighbours
+                .values()
+                .any(|mac| *mac == Mac([2, 0, 0, 0, 0, 0x99]))
+        );
+        kernel.apply(&plan(&desired(None), &seen)).await.unwrap();
+        // A route that prefers a source is the pod's route still.
+        sh("ip addr add 10.32.1.1/32 dev lo");
+        let seen = kernel.observe().await.unwrap();
+        kernel
+            .apply(&plan(&desired(Some("10.32.1.1")), &seen))
+            .await
+            .unwrap();
+        assert_eq!(
+            kernel.check(pod.netns(), made.clone()).await.unwrap(),
+            [""; 0]
+        );
+    });
+}
+
+#[test]
+fn twenty_pods_at_once_are_all_attached() {
+    space::run(|| async {
+        let state = tempfile::tempdir().unwrap();
+        let kernel = std::sync::Arc::new(Linux::open(state.path()).unwrap());
+        host();
+        let pods: Vec<Pod> = (0..20).map(|_| Pod::new()).collect();
+        let tasks: Vec<_> = pods
+            .iter()
+            .enumerate()
+            .map(|(n, pod)| {
+                let (kernel, netns) = (kernel.clone(), pod.netns());
+                let wanted = link(&n.to_string(), &[&format!("10.32.1.{}", n + 2)]);
+                tokio::spawn(async move { kernel.attach(netns, wanted).await })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap().unwrap();
+        }
+        assert_eq!(kernel.list_ours().await.unwrap().len(), 20);
+        pods[0].sh("ping -c1 -W2 10.32.1.21");
     });
 }

@@ -113,9 +113,9 @@ pub(crate) fn has(tool: &str) -> bool {
 
 /// Waits until `condition` holds.
 pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(20);
     while !condition() {
-        assert!(Instant::now() < deadline, "in 5 s not: {what}");
+        assert!(Instant::now() < deadline, "in 20 s not: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -116,3 +116,68 @@ fn clamp() -> Vec<Rule> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ranges(mesh: &[&str], own: &[&str]) -> Ranges {
+        let nets = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        Ranges {
+            mesh: nets(mesh),
+            own: nets(own),
+        }
+    }
+
+    #[test]
+    fn the_table_of_a_node() {
+        let table = mesh_ruleset(&ranges(
+            &["10.32.0.0/12", "fd00:77::/48"],
+            &["10.32.1.0/24", "fd00:77:0:1::/64"],
+        ));
+        assert_eq!(
+            table.to_string(),
+            r#"table inet weft {
+	chain guard_in {
+		type filter hook prerouting priority -300; policy accept;
+		ip saddr 10.32.0.0/12 iifname != "lo" iifname != "weft*" counter drop
+		ip6 saddr fd00:77::/48 iifname != "lo" iifname != "weft*" counter drop
+	}
+	chain clamp {
+		type filter hook forward priority -150; policy accept;
+		iifname "weft*" tcp flags syn / syn,rst tcp option maxseg size set rt mtu
+		oifname "weft*" tcp flags syn / syn,rst tcp option maxseg size set rt mtu
+	}
+	chain source_nat {
+		type nat hook postrouting priority 100; policy accept;
+		ip saddr 10.32.1.0/24 ip daddr != 10.32.0.0/12 oifname != "weft*" fib daddr type != local fib daddr type != broadcast fib daddr type != multicast masquerade fully-random
+		ip6 saddr fd00:77:0:1::/64 ip6 daddr != fd00:77::/48 oifname != "weft*" fib daddr type != local fib daddr type != broadcast fib daddr type != multicast masquerade fully-random
+	}
+	chain guard_out {
+		type filter hook postrouting priority 110; policy accept;
+		ip daddr 10.32.0.0/12 oifname != "lo" oifname != "weft*" counter drop
+		ip6 daddr fd00:77::/48 oifname != "lo" oifname != "weft*" counter drop
+	}
+}
+"#
+        );
+    }
+
+    #[test]
+    fn the_order_and_host_bits_of_ranges_do_not_matter() {
+        let one = ranges(&["10.32.0.0/12", "10.64.0.0/16"], &["10.32.1.0/24"]);
+        let other = ranges(
+            &["10.64.3.0/16", "10.33.0.0/12", "10.64.0.0/16"],
+            &["10.32.1.9/24"],
+        );
+        assert_eq!(mesh_ruleset(&one), mesh_ruleset(&other));
+    }
+
+    #[test]
+    fn tables_of_other_ranges_have_other_fingerprints() {
+        let of = |own| mesh_ruleset(&ranges(&["10.32.0.0/12"], own)).fingerprint();
+        assert_eq!(of(&["10.32.1.0/24"]), of(&["10.32.1.0/24"]));
+        assert_ne!(of(&["10.32.1.0/24"]), of(&["10.32.2.0/24"]));
+        assert_ne!(of(&["10.32.1.0/24"]), of(&[]));
+    }
+}

@@ -14,8 +14,18 @@ const DUMP: u16 = libc::NLM_F_DUMP as u16;
 pub(crate) const HEADER: usize = 4;
 const TABLE_DORMANT: u32 = 1;
 
-/// The fingerprint of our table; `None` when there is no such table.
+/// The fingerprint of our table; `None` when there is no such table, or no nftables at all.
 pub(crate) fn observe(netlink: &mut Netlink) -> io::Result<Option<Fingerprint>> {
+    match observe_table(netlink) {
+        // What a kernel says that has netfilter's netlink and not this part of it.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
+            Ok(None)
+        }
+        outcome => outcome,
+    }
+}
+
+fn observe_table(netlink: &mut Netlink) -> io::Result<Option<Fingerprint>> {
     let tables = netlink.dump(&message(GET_TABLE, DUMP, INET), |table| {
         let attributes = table.attributes(HEADER);
         (attributes.text(1) == Some(TABLE)).then(|| be32_of(attributes, 2).unwrap_or(0))
