@@ -121,11 +121,19 @@ fn build(stage: &mut Stage, dir: PathBuf, nodes: usize) -> Result<((), String), 
         UNDERLAY.1.parse().map_err(bad)?,
     );
     let segment = Segment::new(&netns, "wan", ranges, MTU)?;
+    let mut ports = Vec::new();
     for host in (2..).take(nodes) {
         let node = Node::new(&dir, &format!("node-{}", host - 1))?;
-        segment.attach(&netns, node.netns(), "eth0", host)?;
+        ports.push(segment.attach(&netns, node.netns(), "eth0", host)?);
         stage.machines.push(Machine::new(node));
     }
+    let places: Vec<_> = stage
+        .machines
+        .iter()
+        .map(|machine| machine.node().netns())
+        .zip(&ports)
+        .collect();
+    Segment::introduce(&places)?;
     stage.underlay = Some((segment, netns));
     let detail = format!(
         "{nodes} nodes on a bridge, {} and {}",

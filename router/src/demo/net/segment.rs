@@ -36,6 +36,8 @@ pub struct Port {
     pub v4: Ipv4Net,
     /// `None` where the kernel has no IPv6.
     pub v6: Option<Ipv6Net>,
+    /// Of the interface in the node's namespace.
+    pub mac: [u8; 6],
 }
 
 impl Segment {
@@ -94,13 +96,14 @@ impl Segment {
     ) -> Result<Port, NetError> {
         let (v4, v6) = self.addresses(host)?;
         let bridge_port = format!("{}p{host}", self.name);
+        // One address, one MAC, however often it is made: a neighbour's cache stays true.
+        let node_mac = mac(v4.addr(), 0);
         let veth = Veth {
             name: &bridge_port,
             mac: mac(v4.addr(), 1),
             mtu: self.mtu,
             peer_name: ifname,
-            // One address, one MAC, however often it is made: a neighbour's cache stays true.
-            peer_mac: mac(v4.addr(), 0),
+            peer_mac: node_mac,
         };
         let bridge_index = here.netlink().add_veth(&veth, node)?;
         here.netlink().enslave(bridge_index, self.bridge)?;
@@ -117,6 +120,7 @@ impl Segment {
             bridge_index,
             v4,
             v6: has_ipv6().then_some(v6),
+            mac: node_mac,
         };
         netlink.up(index)?;
         self.address(netlink, &port)?;
@@ -134,6 +138,27 @@ impl Segment {
         if let Some(v6) = port.v6 {
             netlink.add_address(port.index, IpNet::V6(v6))?;
             netlink.default_route(IpAddr::V6(gateway6))?;
+        }
+        Ok(())
+    }
+
+    /// Tells each of these nodes every other's MAC for good.
+    ///
+    /// The kernel keeps one table of 1024 learnt neighbours for all its namespaces: more than 32
+    /// nodes that all speak to one another overflow it, and packets are lost. What is told is not
+    /// counted.
+    ///
+    /// # Errors
+    /// When the kernel refuses one.
+    pub fn introduce(nodes: &[(&Netns, &Port)]) -> Result<(), NetError> {
+        for (netns, port) in nodes {
+            for (_, other) in nodes.iter().filter(|(_, other)| other.mac != port.mac) {
+                let netlink = netns.netlink();
+                netlink.add_neighbour(port.index, other.v4.addr().into(), other.mac)?;
+                if let Some(v6) = other.v6.filter(|_| port.v6.is_some()) {
+                    netlink.add_neighbour(port.index, v6.addr().into(), other.mac)?;
+                }
+            }
         }
         Ok(())
     }
