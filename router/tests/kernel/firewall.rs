@@ -34,13 +34,25 @@ fn nft_reads_our_table_as_we_print_it() {
 async fn outside() -> Pod {
     let outside = Pod::new();
     sh(&format!(
-        "ip link add uplink type veth peer name uplink netns {} && ip link set uplink up \
+        "ip link add uplink address 02:00:00:00:00:01 type veth \
+             peer name uplink address 02:00:00:00:00:02 netns {} && ip link set uplink up \
          && ip addr add 192.0.2.1/24 dev uplink && ip addr add 2001:db8::1/64 dev uplink nodad \
          && ip route add default via 192.0.2.2 && ip -6 route add default via 2001:db8::2",
         outside.pid()
     ));
     outside.sh("ip link set lo up && ip link set uplink up && ip addr add 192.0.2.2/24 dev uplink");
     outside.sh("ip addr add 2001:db8::2/64 dev uplink nodad");
+    // Permanent: the kernel's table of learnt neighbours is one for all namespaces, and small.
+    for far in ["192.0.2.2", "2001:db8::2"] {
+        sh(&format!(
+            "ip neigh replace {far} lladdr 02:00:00:00:00:02 dev uplink nud permanent"
+        ));
+    }
+    for near in ["192.0.2.1", "2001:db8::1"] {
+        outside.sh(&format!(
+            "ip neigh replace {near} lladdr 02:00:00:00:00:01 dev uplink nud permanent"
+        ));
+    }
     // The kernel may take a second to notice that a new link has a carrier.
     space::until("the uplink passes packets", || {
         space::try_sh("ping -c1 -W1 192.0.2.2 && ping -c1 -W1 2001:db8::2").0
