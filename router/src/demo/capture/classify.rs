@@ -1,5 +1,6 @@
 //! What a frame on the underlay is. Whatever is not known to be sealed or harmless is plaintext.
 
+use std::io::BufRead;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Watch;
@@ -37,14 +38,11 @@ pub enum Class {
 
 /// Says what `frame` is.
 pub fn classify(frame: Frame<'_>, watch: &Watch) -> Class {
-    let found = watch.secrets.iter().find(|secret| {
-        !secret.is_empty()
-            && frame
-                .bytes
-                .windows(secret.len())
-                .any(|window| window == &secret[..])
-    });
-    if found.is_some() {
+    if watch
+        .secrets
+        .iter()
+        .any(|secret| contains(frame.bytes, secret))
+    {
         return plain("bytes that were to be sealed");
     }
     let Some((header, body)) = frame.bytes.split_at_checked(14) else {
@@ -264,6 +262,26 @@ fn arp(body: &[u8], watch: &Watch) -> Class {
     Class::Noise
 }
 
+/// Whether `bytes` holds `secret`. `skip_until` finds a byte as fast as the C library does, which
+/// keeps a capture up with its underlay where plain iteration in an unoptimised build does not.
+fn contains(bytes: &[u8], secret: &[u8]) -> bool {
+    let Some((first, rest)) = secret.split_first() else {
+        return false;
+    };
+    let mut behind = bytes;
+    // Reading from memory never fails; it ends with what was not closed by the byte.
+    while let Ok(skipped) = behind.skip_until(*first) {
+        let found = skipped > 0 && bytes[bytes.len() - behind.len() - 1] == *first;
+        if !found {
+            return false;
+        }
+        if behind.starts_with(rest) {
+            return true;
+        }
+    }
+    false
+}
+
 fn ports(bytes: &[u8]) -> Option<(u16, u16)> {
     let [a, b, c, d, _, _, _, _, ..] = *bytes else {
         return None;
@@ -439,6 +457,15 @@ mod tests {
     }
 
     proptest::proptest! {
+        #[test]
+        fn a_secret_is_found_where_the_slow_way_finds_it(
+            bytes in proptest::collection::vec(0u8..3, 0..60),
+            secret in proptest::collection::vec(0u8..3, 1..4),
+        ) {
+            let slow = bytes.windows(secret.len()).any(|window| window == &secret[..]);
+            proptest::prop_assert_eq!(contains(&bytes, &secret), slow);
+        }
+
         #[test]
         fn no_frame_breaks_it(mut bytes in proptest::collection::vec(0u8.., 0..200), kind in 0usize..4,
                               segment in proptest::option::of(0usize..100)) {
