@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::spread::{clone_text, place};
 use super::{Abuse, Core, Effect, Kept};
 use crate::NodeId;
 use crate::discovery::gossip::claim::{Phase, Step};
@@ -300,23 +301,8 @@ impl Core {
             self.save(over, self.wanted.slot);
             return Ok(());
         }
-        let places = |endpoints: &[crate::Endpoint]| match endpoints {
-            [] => "no known address".to_owned(),
-            known => known
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join(", "),
-        };
-        let text = format!(
-            "two machines run with one identity ({}): {} at {} and {} at {}; \
-             give one of them its own, by moving its identity.key away",
-            self.id.short(),
-            self.me.name,
-            places(&self.me.endpoints),
-            body.name,
-            places(&body.endpoints)
-        );
+        let ours = place(&self.me.name, &self.me.endpoints);
+        let text = clone_text(self.id, [ours, place(&body.name, &body.endpoints)]);
         self.clones.insert(self.id, (text, now));
         // Once more, so that the other side learns of it too; then the fight is over.
         if !self.last_bump {

@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use super::{Abuse, Core, Effect, LIVELY, LIVELY_NODES, MAX_RECORDS, MAX_TOTAL};
-use crate::NodeId;
 use crate::discovery::gossip::message::{BATCH, Digest, Message, Refusal, Sum, TOMBSTONE_BATCH};
 use crate::discovery::gossip::record::{Instance, Record, Signed, Stamp};
 use crate::discovery::gossip::text::hash;
 use crate::discovery::gossip::tombstone::{Buried, Tombstone};
+use crate::{Endpoint, NodeId, NodeName};
 
 /// How many peers hear what was heard from another.
 const FANOUT: usize = 4;
@@ -160,16 +160,10 @@ impl Core {
             seen.remove(0);
         }
         if back {
-            let place = |r: &Record| {
-                let endpoint = r.body.endpoints.first().map(ToString::to_string);
-                let place = endpoint.unwrap_or_else(|| "no known address".into());
-                format!("{} at {place}", r.body.name)
-            };
-            let other = self.records.get(&id).map(place).unwrap_or_default();
-            let text = format!(
-                "two machines run with one identity ({}): {} and {other}",
-                id.short(),
-                place(record)
+            let other = self.records.get(&id).unwrap_or(record);
+            let text = clone_text(
+                id,
+                [record, other].map(|r| place(&r.body.name, &r.body.endpoints)),
             );
             self.clones.insert(id, (text, now));
         }
@@ -341,4 +335,22 @@ impl Core {
         peers.truncate(number);
         peers
     }
+}
+
+/// A machine in words.
+pub(super) fn place(name: &NodeName, endpoints: &[Endpoint]) -> String {
+    let endpoint = endpoints.first().map(ToString::to_string);
+    let endpoint = endpoint.unwrap_or_else(|| "no known address".into());
+    format!("{name} at {endpoint}")
+}
+
+/// The same words whichever of the two was heard last, so that they are one problem.
+pub(super) fn clone_text(id: NodeId, mut places: [String; 2]) -> String {
+    places.sort();
+    format!(
+        "two machines run with one identity ({}): {}; \
+         give one of them its own, by moving its identity.key away",
+        id.short(),
+        places.join(" and ")
+    )
 }
