@@ -22,8 +22,8 @@ use crate::control::{
     Status, TokenInfo,
 };
 
-/// How long a node that has just started may take to look at its own addresses.
-const ENDPOINTS: Duration = Duration::from_secs(2);
+/// How long a node that has just started may take to look around.
+const FIRST_LOOK: Duration = Duration::from_secs(2);
 
 /// What the answers come from.
 pub(super) struct Control {
@@ -48,6 +48,9 @@ impl Handler for Control {
 
     async fn control(&self, request: ControlRequest) -> Result<ControlReply, Error> {
         let refused = |e: &dyn std::fmt::Display| Error::new(code::INTERNAL, e.to_string());
+        if !matches!(request, ControlRequest::Down) {
+            self.first_look().await;
+        }
         match request {
             ControlRequest::Status => Ok(ControlReply::Status(Box::new(self.status()))),
             ControlRequest::Forget { who } => {
@@ -64,11 +67,11 @@ impl Handler for Control {
             }
             ControlRequest::TokenCreate => {
                 let token = self.gossip.token_create().await.map_err(|e| refused(&e))?;
-                Ok(self.token(&token).await)
+                Ok(self.token(&token))
             }
             ControlRequest::TokenRotate => {
                 let token = self.gossip.token_rotate().await.map_err(|e| refused(&e))?;
-                Ok(self.token(&token).await)
+                Ok(self.token(&token))
             }
             ControlRequest::TokenList => Ok(self.tokens()),
             ControlRequest::DnsLookup { name } => Ok(self.lookup(&name)),
@@ -86,16 +89,17 @@ fn value(reply: impl serde::Serialize) -> Result<Value, Error> {
 }
 
 impl Control {
-    /// The join line, once this node knows where it can be reached.
-    async fn token(&self, token: &str) -> ControlReply {
+    /// Waits until there is something true to say; a look that hangs is no reason for silence.
+    async fn first_look(&self) {
         let mut node = self.node.clone();
-        let known = node.wait_for(|report| !report.endpoints.is_empty());
-        let endpoints = match tokio::time::timeout(ENDPOINTS, known).await {
-            Ok(Ok(report)) => report.endpoints.clone(),
-            _ => Vec::new(),
-        };
+        let looked = node.wait_for(|report| !report.pools.is_empty());
+        let _ = tokio::time::timeout(FIRST_LOOK, looked).await;
+    }
+
+    fn token(&self, token: &str) -> ControlReply {
+        let endpoints = &self.node.borrow().endpoints;
         ControlReply::Token {
-            join: join_argument(token, &endpoints, self.config.port),
+            join: join_argument(token, endpoints, self.config.port),
         }
     }
 
@@ -148,9 +152,11 @@ impl Control {
             mesh: MeshStatus {
                 id: own.id.to_string(),
                 name: own.name.to_string(),
-                mesh_id: gossip
-                    .mesh
-                    .map_or_else(|| "not joined yet".into(), |mesh| mesh.to_string()),
+                mesh_id: match gossip.mesh {
+                    Some(mesh) if own.params.is_none() => format!("{mesh}, not joined yet"),
+                    Some(mesh) => mesh.to_string(),
+                    None => "not joined yet".into(),
+                },
                 endpoints: report.endpoints.clone(),
                 addresses: report.addresses.clone(),
                 counters: gossip

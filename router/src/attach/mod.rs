@@ -84,7 +84,10 @@ impl Workloads {
             dns_domain,
             snapshot: watch::Sender::new(Arc::new(Snapshot::of(&leases, Vec::new()))),
             leases: Mutex::new(leases),
-            node: watch::Sender::default(),
+            node: watch::Sender::new(Node {
+                unready: Some("this node's agent is starting".to_owned()),
+                ..Node::default()
+            }),
         };
         Ok(workloads)
     }
