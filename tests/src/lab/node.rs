@@ -36,6 +36,11 @@ impl LabNode {
         &self.machine
     }
 
+    /// For what changes its agent.
+    pub fn machine_mut(&mut self) -> &mut Machine {
+        &mut self.machine
+    }
+
     /// Where it hangs on the underlay.
     pub fn port(&self) -> &Port {
         &self.port
@@ -68,6 +73,14 @@ impl LabNode {
         let ready = self.machine.wait_ready(START);
         ready.with_context(|| self.said())?;
         Ok(())
+    }
+
+    /// Starts the agent and does not wait.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(&mut self, arguments: &[&str]) -> Result<()> {
+        Ok(self.machine.start(arguments)?)
     }
 
     /// Starts the agent as a member of the mesh of `other`.

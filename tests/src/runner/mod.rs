@@ -8,6 +8,7 @@ mod arguments;
 mod child;
 mod report;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -62,8 +63,13 @@ macro_rules! lab_tests {
 
 /// Runs what the arguments ask for. To be called first thing in `main`.
 pub fn main(tests: &[Test]) -> ExitCode {
-    if let Some(code) = weft_router::demo::helper() {
-        return code;
+    // The lab starts agents, plugins and pods' programs from this very executable, by name.
+    let program = std::env::args().next().unwrap_or_default();
+    let called = Path::new(&program)
+        .file_name()
+        .and_then(|name| name.to_str());
+    if called.is_some_and(|name| name == "weft" || name.starts_with("weft-")) {
+        return weft_router::cli::main();
     }
     let rest: Vec<String> = std::env::args().skip(1).collect();
     if let [first, name] = &rest[..]
