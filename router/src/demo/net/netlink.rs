@@ -15,7 +15,10 @@ use netlink_packet_core::{
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
-use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
+use netlink_packet_route::link::{
+    BridgePortState, InfoBridgePort, InfoData, InfoPortData, InfoVeth, LinkAttribute, LinkInfo,
+    LinkMessage, State,
+};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
@@ -113,16 +116,28 @@ impl Netlink {
         message
             .attributes
             .push(LinkAttribute::IfName(name.to_owned()));
-        let answer = self
-            .request(RouteNetlinkMessage::GetLink(message), 0)
+        let link = self
+            .link(message)
             .during(|| format!("find interface {name}"))?;
-        match answer {
-            Some(RouteNetlinkMessage::NewLink(link)) => Ok(link.header.index),
-            _ => Err(NetError::io(
-                format!("find interface {name}"),
-                io::Error::from(io::ErrorKind::InvalidData),
-            )),
-        }
+        Ok(link.header.index)
+    }
+
+    /// Whether packets pass the interface `index`: it has its carrier, and where it is a port of a
+    /// bridge, that forwards for it. The kernel gets there by itself a moment after it is set up.
+    ///
+    /// # Errors
+    /// When there is no such interface.
+    pub fn passes(&self, index: u32) -> Result<bool, NetError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let link = self
+            .link(message)
+            .during(|| format!("look at interface {index}"))?;
+        let port = link.attributes.iter().find_map(bridge_port_state);
+        let up = link
+            .attributes
+            .contains(&LinkAttribute::OperState(State::Up));
+        Ok(up && port.is_none_or(|state| state == BridgePortState::Forwarding))
     }
 
     /// Makes the interface `index` a port of the bridge `bridge` and sets it up.
@@ -233,6 +248,13 @@ impl Netlink {
         .during(|| format!("add neighbour {address}"))
     }
 
+    fn link(&self, message: LinkMessage) -> io::Result<LinkMessage> {
+        match self.request(RouteNetlinkMessage::GetLink(message), 0)? {
+            Some(RouteNetlinkMessage::NewLink(link)) => Ok(link),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
     fn create(&self, message: LinkMessage) -> io::Result<()> {
         let message = RouteNetlinkMessage::NewLink(message);
         self.request(message, NLM_F_CREATE | NLM_F_EXCL).map(drop)
@@ -284,6 +306,21 @@ impl Netlink {
             }
         }
     }
+}
+
+fn bridge_port_state(attribute: &LinkAttribute) -> Option<BridgePortState> {
+    let LinkAttribute::LinkInfo(infos) = attribute else {
+        return None;
+    };
+    infos.iter().find_map(|info| match info {
+        LinkInfo::PortData(InfoPortData::BridgePort(port)) => {
+            port.iter().find_map(|entry| match entry {
+                InfoBridgePort::State(state) => Some(*state),
+                _ => None,
+            })
+        }
+        _ => None,
+    })
 }
 
 fn address_message(index: u32, address: IpNet) -> AddressMessage {

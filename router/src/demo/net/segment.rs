@@ -3,6 +3,8 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -11,6 +13,9 @@ use super::{NetError, Netlink, Netns};
 
 /// The most hosts that a segment numbers.
 const MAX_HOST: u32 = 65_000;
+/// How long a link may take to pass packets.
+const CARRIER: Duration = Duration::from_secs(5);
+const TICK: Duration = Duration::from_micros(500);
 
 /// A bridge with an address range of each family. Host 1 is the bridge itself, the gateway.
 #[derive(Debug)]
@@ -124,6 +129,8 @@ impl Segment {
         };
         netlink.up(index)?;
         self.address(netlink, &port)?;
+        wait_until_passing(here.netlink(), bridge_index)?;
+        wait_until_passing(netlink, index)?;
         Ok(port)
     }
 
@@ -188,6 +195,20 @@ impl Segment {
             ))),
         }
     }
+}
+
+/// The first packet, an ARP request, is asked again only after a second: it should not be lost.
+fn wait_until_passing(netlink: &Netlink, index: u32) -> Result<(), NetError> {
+    let deadline = Instant::now() + CARRIER;
+    while !netlink.passes(index)? {
+        if Instant::now() > deadline {
+            return Err(NetError::Refused(format!(
+                "interface {index} has no carrier after {CARRIER:?}"
+            )));
+        }
+        thread::sleep(TICK);
+    }
+    Ok(())
 }
 
 /// Whether the kernel has IPv6, which a start parameter can turn off.
