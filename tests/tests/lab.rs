@@ -76,24 +76,24 @@ fn lost_frames_are_about_as_many_as_asked_for() -> Result<()> {
     let lab = Lab::new()?;
     let (a, b) = (lab.node("a")?, lab.node("b")?);
     let to = udp(of(&b), "0.0.0.0:9000")?;
-    to.set_read_timeout(Some(Duration::from_millis(200)))?;
+    to.set_read_timeout(Some(Duration::from_millis(500)))?;
     let from = udp(of(&a), "0.0.0.0:0")?;
     let target = SocketAddr::new(b.v4().into(), 9000);
     let count = |sent: usize| -> Result<usize> {
-        let mut arrived = 0;
-        let mut buffer = [0; 16];
         for _ in 0..sent {
             from.send_to(&[0; 16], target)?;
-            if to.recv(&mut buffer).is_ok() {
-                arrived += 1;
-            }
+        }
+        let mut arrived = 0;
+        // Those that are lost never come, so silence is the end.
+        while arrived < sent && to.recv(&mut [0; 16]).is_ok() {
+            arrived += 1;
         }
         Ok(arrived)
     };
-    to.set_read_timeout(Some(Duration::from_millis(20)))?;
     ensure(count(50)? == 50, "frames are lost without a fault")?;
     lab.lose(&b, 30)?;
-    let arrived = count(300)?;
+    // Few enough at once for any socket's buffer.
+    let arrived = count(100)? + count(100)? + count(100)?;
     // 300 fair draws leave this range once in a hundred thousand runs.
     ensure(
         (170..=250).contains(&arrived),

@@ -36,7 +36,7 @@ pub(super) fn run(tests: &[Test], name: &str) -> ExitCode {
                 ExitCode::from(SKIPPED)
             }
             None => {
-                eprintln!("{error:?}");
+                eprintln!("{error:#}");
                 ExitCode::FAILURE
             }
         },
