@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use netns::{Node, eventually, isolated, join};
+use netns::{ENDS, Node, eventually, isolated, join};
 use weft_mesh::device::{Change, DeviceConfig, DeviceStatus, PeerConfig};
 use weft_mesh::diff::diff;
 use weft_mesh::tunnel::userspace::UserspaceTunnel;
@@ -139,6 +139,13 @@ fn pair() -> (Mesh, Mesh) {
             .ip(&format!("addr add 192.0.2.{}/24 dev wire", mesh.id));
         mesh.node
             .ip(&format!("addr add 2001:db8::{}/64 dev wire nodad", mesh.id));
+    }
+    // The kernel's table of learnt neighbours is one for all namespaces of the machine, and small.
+    for (mesh, (id, mac)) in [(&a, (2, ENDS[1])), (&b, (1, ENDS[0]))] {
+        for address in [format!("192.0.2.{id}"), format!("2001:db8::{id}")] {
+            let entry = format!("neigh replace {address} lladdr {mac} dev wire nud permanent");
+            mesh.node.ip(&entry);
+        }
     }
     (a, b)
 }
@@ -486,6 +493,26 @@ fn the_first_peer_needs_the_devices_key() {
         };
         let error = now(tunnel.apply(&[change])).expect_err("it is refused");
         assert!(matches!(error, TunnelError::Refused { .. }), "{error}");
+    });
+}
+
+#[test]
+#[ignore = "takes eleven minutes; run it alone"]
+fn five_changes_of_the_session_keys_lose_no_datagram() {
+    isolated("five_changes_of_the_session_keys_lose_no_datagram", || {
+        let (a, b) = peered();
+        let (from, to) = (a.udp(a.v4(), 1000), b.udp(b.v4(), 1000));
+        let begun = Instant::now();
+        let (mut exchanges, mut lost) = (0_u64, Vec::new());
+        while begun.elapsed() < Duration::from_secs(660) {
+            exchanges += 1;
+            if let Err(error) = exchange(&from, &to) {
+                lost.push((begun.elapsed(), error.kind()));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let drops = [a.status().drops, b.status().drops];
+        assert!(lost.is_empty(), "{lost:?} of {exchanges}; {drops:?}");
     });
 }
 

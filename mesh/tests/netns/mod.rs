@@ -120,11 +120,14 @@ impl Node {
     }
 }
 
+/// The Ethernet addresses of the two ends that [`join`] makes.
+pub(crate) const ENDS: [&str; 2] = ["02:00:00:00:00:01", "02:00:00:00:00:02"];
+
 /// Joins two nodes by a link called `wire` at both ends, up.
 pub(crate) fn join(a: &Node, b: &Node, wire: &str) {
-    let peer = b.thread;
+    let (peer, [near, far]) = (b.thread, ENDS);
     a.ip(&format!(
-        "link add {wire} type veth peer name {wire} netns {peer}"
+        "link add {wire} address {near} type veth peer name {wire} address {far} netns {peer}"
     ));
     for node in [a, b] {
         node.ip(&format!("link set {wire} up"));
