@@ -16,7 +16,7 @@ pub struct Snapshot {
     pub gateways: Vec<IpAddr>,
     /// From resolv.conf, without addresses of our own links.
     pub resolvers: Vec<IpAddr>,
-    /// Where peers are reached; the caller adds them.
+    /// Where this node or peers are reached, as set by hand; the caller adds them.
     pub endpoints: Vec<IpAddr>,
 }
 
@@ -158,7 +158,7 @@ impl fmt::Display for Finding {
                 write!(f, "range {range} covers the name server {address}")
             }
             Collision::Endpoint(address) => {
-                write!(f, "range {range} covers the peer's endpoint {address}")
+                write!(f, "range {range} covers the endpoint {address}")
             }
         }
     }

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 use weft_mesh::discovery::Announcement;
 use weft_mesh::discovery::gossip::{CLAIM_WAIT, FoundingParams, Gossip, GossipConfig, Join};
-use weft_mesh::keystore;
+use weft_mesh::{Endpoint, keystore};
 
 use self::device::Device;
 use self::probes::Probes;
@@ -70,7 +70,7 @@ impl Agent {
         let kernel = Linux::open(&config.state_dir)?;
         if config.join.is_none() {
             // A joining node learns the pool from the mesh, and checks it then.
-            refuse_overlaps(&kernel, &[config.pool.into()]).await?;
+            refuse_overlaps(&kernel, &config, &[config.pool.into()]).await?;
         }
         let local = local_addresses(&kernel).await?;
         let announcement = Announcement {
@@ -204,8 +204,22 @@ async fn local_addresses(kernel: &Linux) -> anyhow::Result<Vec<IpAddr>> {
 }
 
 /// Refuses ranges that the host uses for something else.
-async fn refuse_overlaps(kernel: &Linux, ranges: &[ipnet::IpNet]) -> anyhow::Result<()> {
-    let host = kernel.snapshot().await?;
+async fn refuse_overlaps(
+    kernel: &Linux,
+    config: &Config,
+    ranges: &[ipnet::IpNet],
+) -> anyhow::Result<()> {
+    let mut host = kernel.snapshot().await?;
+    let joined = config.join.iter().flat_map(|line| &line.hosts);
+    host.endpoints = config
+        .endpoints
+        .iter()
+        .chain(joined)
+        .filter_map(|endpoint| match endpoint {
+            Endpoint::Address(address) => Some(address.ip()),
+            Endpoint::Name { .. } => None,
+        })
+        .collect();
     let mut refusals = Vec::new();
     for finding in overlap::check(ranges, &host) {
         match finding.severity {

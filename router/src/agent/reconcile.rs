@@ -10,7 +10,7 @@ use anyhow::bail;
 use ipnet::IpNet;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 use weft_mesh::Roster;
 use weft_mesh::discovery::gossip::{ClaimState, Gossip, Own};
 use weft_mesh::discovery::{Announcement, Discovery};
@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::control::{EngineStatus, NameStatus, PeerStatus};
 use crate::desired::{Inputs, PeerRoutes, Pod, desired};
 use crate::host::{MESH_LINK, Observed};
-use crate::kernel::{Kernel, Linux, veth};
+use crate::kernel::{Kernel, Linux, sysctl, veth};
 use crate::plan::plan;
 use crate::underlay;
 
@@ -71,6 +71,9 @@ pub(super) struct Reconciler {
     /// What the host was last brought to.
     settled: Option<(Inputs, Snapshot)>,
     looks: u32,
+    /// Firewalls in the way, in words.
+    firewalls: Vec<String>,
+    has_ipv6: bool,
     warnings: BTreeSet<String>,
 }
 
@@ -86,6 +89,8 @@ impl Reconciler {
             observed: None,
             settled: None,
             looks: 0,
+            firewalls: Vec::new(),
+            has_ipv6: true,
             warnings: BTreeSet::new(),
         }
     }
@@ -162,19 +167,22 @@ impl Reconciler {
         let mut report = Report::default();
         let pools = match &own.params {
             Some(params) => vec![params.pool4.into(), params.ula.into()],
+            // The mesh's are not known before somebody of it was reached.
+            None if self.parts.config.join.is_some() => Vec::new(),
             None => vec![self.parts.config.pool.into()],
         };
         self.check_pools(&pools).await?;
         if host_changed || self.observed.is_none() {
             self.look_at_underlay(&pools).await;
+            self.look_for_firewalls().await;
         }
-        let ranges = own.claim.ranges();
+        let ranges = self.usable(own.claim.ranges());
         let addresses: Vec<IpAddr> = ranges.iter().filter_map(mesh_address).collect();
         self.announce(own, attached, &pools);
         self.device(roster, &pools, &mut report).await;
         let inputs = Inputs {
             pools: pools.clone(),
-            own: ranges.to_vec(),
+            own: ranges.clone(),
             addresses: addresses.clone(),
             link_mtu: underlay::tunnel_mtu(
                 self.underlay_mtu,
@@ -191,7 +199,7 @@ impl Reconciler {
         device.probes.set_peers(&device.peers.probed(roster));
         self.parts
             .workloads
-            .node_is(self.node(own, &addresses))
+            .node_is(self.node(own, ranges, &addresses))
             .await;
         let names = Names {
             domain: &self.parts.config.dns_domain,
@@ -209,7 +217,16 @@ impl Reconciler {
             .problems
             .extend(own.problems.iter().map(|problem| problem.text.clone()));
         report.problems.extend(attached.moves.iter().cloned());
+        report.problems.extend(self.firewalls.iter().cloned());
         report.engine = self.parts.device.report();
+        match self.parts.kernel.guarded().await {
+            Ok(guarded) => report.engine.drops.extend(
+                guarded
+                    .into_iter()
+                    .map(|(reason, packets)| (reason.to_owned(), packets)),
+            ),
+            Err(error) => debug!("{error}"),
+        }
         report.peers = self.parts.device.peers_report(roster, &pools);
         report.pools = pools;
         report.addresses = addresses;
@@ -234,10 +251,33 @@ impl Reconciler {
 
     async fn check_pools(&mut self, pools: &[IpNet]) -> anyhow::Result<()> {
         if self.checked_pools != pools {
-            super::refuse_overlaps(&self.parts.kernel, pools).await?;
+            super::refuse_overlaps(&self.parts.kernel, &self.parts.config, pools).await?;
             self.checked_pools = pools.to_vec();
         }
         Ok(())
+    }
+
+    /// Without IPv6 on the host there is none for its pods.
+    fn usable(&mut self, ranges: &[IpNet]) -> Vec<IpNet> {
+        let has_ipv6 = sysctl::has_ipv6();
+        if self.has_ipv6 != has_ipv6 {
+            info!(
+                has_ipv6,
+                "IPv6 of the host; without it, pods here have IPv4 alone"
+            );
+            self.has_ipv6 = has_ipv6;
+        }
+        let usable = ranges
+            .iter()
+            .filter(|range| has_ipv6 || range.addr().is_ipv4());
+        usable.copied().collect()
+    }
+
+    async fn look_for_firewalls(&mut self) {
+        match self.parts.kernel.foreign_firewalls().await {
+            Ok(found) => self.firewalls = found.iter().map(ToString::to_string).collect(),
+            Err(error) => debug!("{error}"),
+        }
     }
 
     async fn look_at_underlay(&mut self, pools: &[IpNet]) {
@@ -377,7 +417,7 @@ impl Reconciler {
         self.parts.workloads.sweep(&links).await;
     }
 
-    fn node(&self, own: &Own, addresses: &[IpAddr]) -> Node {
+    fn node(&self, own: &Own, ranges: Vec<IpNet>, addresses: &[IpAddr]) -> Node {
         let unready = match &own.claim {
             ClaimState::Held { .. } => {
                 (!self.parts.device.is_open()).then(|| "there is no tunnel yet".to_owned())
@@ -392,7 +432,7 @@ impl Reconciler {
         };
         Node {
             addresses: addresses.to_vec(),
-            ranges: own.claim.ranges().to_vec(),
+            ranges,
             pod_mtu: self.pod_mtu(),
             unready,
         }

@@ -99,6 +99,10 @@ fn overview(status: &Status) -> String {
             engine.kind, engine.link, engine.reason
         ),
     );
+    if !engine.drops.is_empty() {
+        let drops = engine.drops.iter().map(|(why, n)| format!("{why} {n}"));
+        screen.line("Drops", list(&drops.collect::<Vec<_>>()));
+    }
     screen.line("Peers", count(status));
     screen.line("Connections", format!("{}", status.connections.len()));
     screen.gap();

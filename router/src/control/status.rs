@@ -44,7 +44,7 @@ pub struct EngineStatus {
     pub reason: String,
     pub public_key: String,
     pub port: u16,
-    /// Packets that the engine dropped, by reason.
+    /// Packets that the engine and the firewall dropped, by reason.
     pub drops: std::collections::BTreeMap<String, u64>,
 }
 

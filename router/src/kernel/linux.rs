@@ -132,6 +132,16 @@ impl Linux {
             .map_err(KernelError::during("look for firewalls"))
     }
 
+    /// Packets that our own table dropped since it was last written, by what was wrong with them.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub async fn guarded(&self) -> Result<BTreeMap<&'static str, u64>, KernelError> {
+        self.call(|worker| nft::guarded(worker.nft()?))
+            .await?
+            .map_err(KernelError::during("read the firewall's counters"))
+    }
+
     /// Takes away everything that bears our mark and puts the sysctls back: routes of our protocol,
     /// our table, every link named `weft…` that is a veth, a TUN or WireGuard's. Goes on past failures.
     ///
@@ -255,7 +265,11 @@ impl Worker {
         for seen in netlink::links(&mut self.route)? {
             if veth::is_ours(&seen) {
                 let outcome = self.route.transact(vec![netlink::remove_link(seen.index)]);
-                cleaned.record(format!("link {}", seen.name), flat(outcome));
+                match flat(outcome) {
+                    // It went by itself, as a pod's link does with the pod's namespace.
+                    Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
+                    outcome => cleaned.record(format!("link {}", seen.name), outcome),
+                }
             }
         }
         for (key, value) in self.restore_sysctls() {

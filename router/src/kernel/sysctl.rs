@@ -44,6 +44,11 @@ pub fn ipv6_disabled(observed: &Observed) -> bool {
         .is_some_and(|value| value != "0")
 }
 
+/// Whether the host uses IPv6, asked now.
+pub fn has_ipv6() -> bool {
+    read(IPV6_DISABLED).is_ok_and(|value| value == "0")
+}
+
 fn is_accept_ra(key: &str) -> bool {
     key.starts_with("net/ipv6/conf/") && key.ends_with("/accept_ra")
 }

@@ -104,7 +104,7 @@ fn what_the_host_needs_must_not_be_inside() {
         [
             "Refused: range 10.32.0.0/12 covers the gateway 10.32.0.1",
             "Refused: range 10.32.0.0/12 covers the name server 10.32.0.2",
-            "Refused: range 10.32.0.0/12 covers the peer's endpoint 10.32.0.3",
+            "Refused: range 10.32.0.0/12 covers the endpoint 10.32.0.3",
         ]
     );
 }

@@ -16,6 +16,11 @@ pub struct Ranges {
     pub own: Vec<IpNet>,
 }
 
+/// The chain of what arrives in the clear with an address of the mesh.
+pub(crate) const GUARD_IN: &str = "guard_in";
+/// The chain of what would leave in the clear for an address of the mesh.
+pub(crate) const GUARD_OUT: &str = "guard_out";
+
 /// The table for these ranges.
 pub fn mesh_ruleset(ranges: &Ranges) -> Ruleset {
     let mut mesh: Vec<IpNet> = ranges.mesh.iter().map(IpNet::trunc).collect();
@@ -27,7 +32,7 @@ pub fn mesh_ruleset(ranges: &Ranges) -> Ruleset {
     Ruleset {
         chains: vec![
             // Before connection tracking: a forged packet makes no entry.
-            chain("guard_in", ChainKind::Filter, Hook::Prerouting, -300, {
+            chain(GUARD_IN, ChainKind::Filter, Hook::Prerouting, -300, {
                 mesh.iter().map(arrived_in_the_clear).collect()
             }),
             chain("clamp", ChainKind::Filter, Hook::Forward, -150, clamp()),
@@ -36,7 +41,7 @@ pub fn mesh_ruleset(ranges: &Ranges) -> Ruleset {
             }),
             // In postrouting and not in output: there a packet that was just given another
             // destination (a Service's pod) still bears the link of its old route.
-            chain("guard_out", ChainKind::Filter, Hook::Postrouting, 110, {
+            chain(GUARD_OUT, ChainKind::Filter, Hook::Postrouting, 110, {
                 mesh.iter().map(leaving_in_the_clear).collect()
             }),
         ],

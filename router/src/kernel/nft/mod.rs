@@ -9,13 +9,14 @@ mod mesh;
 mod observe;
 mod ruleset;
 
+pub(crate) use mesh::{GUARD_IN, GUARD_OUT};
 pub use mesh::{Ranges, mesh_ruleset};
 pub use ruleset::{
     Action, AddressKind, Chain, ChainKind, Fingerprint, Hook, Links, Match, Rule, Ruleset, Side,
 };
 
 pub(crate) use encode::{remove_table, replace_table};
-pub(crate) use observe::observe;
+pub(crate) use observe::{guarded, observe};
 
 /// The name of our table, of family `inet`.
 pub const TABLE: &str = "weft";

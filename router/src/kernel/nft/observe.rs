@@ -1,10 +1,11 @@
 //! What our table says now, asked of the kernel.
 
+use std::collections::BTreeMap;
 use std::io;
 
-use super::TABLE;
 use super::encode::{GET_CHAIN, GET_RULE, GET_TABLE, message};
 use super::ruleset::{ChainPrint, Fingerprint, base_text};
+use super::{GUARD_IN, GUARD_OUT, TABLE};
 use crate::kernel::socket::Netlink;
 use crate::kernel::wire::{Attributes, Received};
 
@@ -58,6 +59,33 @@ fn observe_table(netlink: &mut Netlink) -> io::Result<Option<Fingerprint>> {
         }
     }
     Ok(Some(fingerprint))
+}
+
+/// Packets that our guards dropped, by what was wrong with them. Empty without our table.
+pub(crate) fn guarded(netlink: &mut Netlink) -> io::Result<BTreeMap<&'static str, u64>> {
+    let request = message(GET_RULE, DUMP, INET).text(1, TABLE);
+    let counted = netlink.dump(&request, |rule| {
+        let attributes = rule.attributes(HEADER);
+        let what = match (attributes.text(1)?, attributes.text(2)?) {
+            (TABLE, GUARD_IN) => "arrived_in_the_clear",
+            (TABLE, GUARD_OUT) => "leaving_in_the_clear",
+            _ => return None,
+        };
+        Some((what, packets(attributes)?))
+    })?;
+    let mut sums = BTreeMap::new();
+    for (what, packets) in counted.into_iter().filter(|(_, packets)| *packets > 0) {
+        *sums.entry(what).or_default() += packets;
+    }
+    Ok(sums)
+}
+
+/// What a rule's counter says, if it has one.
+fn packets(rule: Attributes<'_>) -> Option<u64> {
+    let expressions = rule.nested(4).map(|(_, expression)| Attributes(expression));
+    let counter = { expressions }.find(|expression| expression.text(1) == Some("counter"))?;
+    let packets = counter.nested(2).find(2)?;
+    Some(u64::from_be_bytes(packets.try_into().ok()?))
 }
 
 /// Table, name and base of a chain.
