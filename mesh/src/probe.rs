@@ -11,8 +11,10 @@ pub use message::{LENGTH, Message};
 /// The most probes that a node sends in any second, however many peers it has.
 pub const MOST_A_SECOND: u32 = 100;
 
-/// The least time between two probes of a peer.
+/// The time between two probes of a peer.
 const PERIOD: Duration = Duration::from_secs(1);
+/// Probes that are due so soon go out with those that are due now: waking up costs more than probing.
+const AHEAD: Duration = Duration::from_millis(200);
 /// A probe is lost when it was not answered by then. A later answer still shows life.
 const PATIENCE: Duration = Duration::from_millis(1_500);
 /// So many losses in a row are a dead peer.
@@ -101,21 +103,17 @@ impl<K: Ord + Clone> Default for Prober<K> {
 }
 
 impl<K: Ord + Clone> Prober<K> {
-    /// Who is to be probed. New peers are spread over the first period, what is known of the
-    /// others stays.
+    /// Who is to be probed. New peers are probed at once, as fast as the rate allows; what is known
+    /// of the others stays.
     pub fn set_peers(&mut self, wanted: &BTreeSet<K>, now: Instant) {
         self.peers.retain(|peer, _| wanted.contains(peer));
         self.schedule.retain(|(_, peer)| wanted.contains(peer));
         self.deadlines.retain(|(_, peer, _)| wanted.contains(peer));
-        let new: Vec<_> = wanted
-            .iter()
-            .filter(|peer| !self.peers.contains_key(peer))
-            .collect();
-        let step = period(wanted.len()) / new.len().max(1) as u32;
-        for (place, peer) in new.into_iter().enumerate() {
-            self.schedule
-                .insert((now + step * place as u32, peer.clone()));
-            self.peers.insert(peer.clone(), Peer::new(now));
+        for peer in wanted {
+            if !self.peers.contains_key(peer) {
+                self.schedule.insert((now, peer.clone()));
+                self.peers.insert(peer.clone(), Peer::new(now));
+            }
         }
     }
 
@@ -133,8 +131,18 @@ impl<K: Ord + Clone> Prober<K> {
     pub fn due(&mut self, now: Instant, mut random: impl FnMut() -> u64) -> Due<K> {
         let died = self.expire(now);
         let mut probes = Vec::new();
-        while self.schedule.first().is_some_and(|(when, _)| *when <= now) && self.pay(now) {
-            let Some((_, key)) = self.schedule.pop_first() else {
+        // The first must be due now, so that nobody is woken for what is due soon.
+        let until = match self.schedule.first() {
+            Some((when, _)) if *when <= now => now + AHEAD,
+            _ => now,
+        };
+        while self
+            .schedule
+            .first()
+            .is_some_and(|(when, _)| *when <= until)
+            && self.pay(now)
+        {
+            let Some((when, key)) = self.schedule.pop_first() else {
                 break;
             };
             let Some(peer) = self.peers.get_mut(&key) else {
@@ -151,7 +159,7 @@ impl<K: Ord + Clone> Prober<K> {
             let period = period(self.peers.len());
             let jitter = period / 1_000 * (random() % 201) as u32;
             self.schedule
-                .insert((now + period - period / 10 + jitter, key.clone()));
+                .insert((when.max(now) + period - period / 10 + jitter, key.clone()));
             probes.push((key, nonce));
         }
         Due { probes, died }

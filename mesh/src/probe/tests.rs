@@ -64,6 +64,23 @@ fn a_few_peers_are_probed_about_once_a_second_each() {
 }
 
 #[test]
+fn new_peers_are_probed_at_once_and_later_a_few_at_a_time() {
+    let (mut prober, start) = prober(20);
+    let sent = run(&mut prober, start, Duration::from_secs(60), |_| Some(RTT));
+    let first: BTreeSet<_> = sent.iter().take(20).map(|(_, peer)| peer).collect();
+    assert_eq!(first.len(), 20);
+    assert!(sent[19].0 <= Duration::from_millis(200), "{:?}", sent[19].0);
+    let mut wakes: Vec<_> = sent.iter().map(|(when, _)| when).collect();
+    wakes.dedup();
+    assert!(
+        wakes.len() * 2 < sent.len(),
+        "{} of {}",
+        wakes.len(),
+        sent.len()
+    );
+}
+
+#[test]
 fn the_rate_is_bounded_in_every_second_however_many_peers_there_are() {
     for peers in [90, 100, 1_000] {
         let (mut prober, start) = prober(peers);
