@@ -23,7 +23,7 @@ use crate::attach::{Node, Snapshot, Workloads};
 use crate::config::Config;
 use crate::control::{EngineStatus, NameStatus, PeerStatus};
 use crate::desired::{Inputs, PeerRoutes, Pod, desired};
-use crate::host::{MESH_LINK, Observed};
+use crate::host::{MESH_LINK, Observed, Target};
 use crate::kernel::{Kernel, Linux, sysctl, veth};
 use crate::plan::plan;
 use crate::underlay;
@@ -199,7 +199,10 @@ impl Reconciler {
         device.probes.set_peers(&device.peers.probed(roster));
         self.parts
             .workloads
-            .node_is(self.node(own, ranges, &addresses))
+            .node_is(Node {
+                node_names: node_names(own, roster),
+                ..self.node(own, ranges, &addresses)
+            })
             .await;
         let names = Names {
             domain: &self.parts.config.dns_domain,
@@ -390,16 +393,19 @@ impl Reconciler {
         {
             return;
         }
-        let before = (inputs.clone(), attached.clone());
-        let observed = match self.parts.kernel.observe().await {
+        let mut observed = match self.parts.kernel.observe().await {
             Ok(observed) => observed,
             Err(error) => {
                 report.problems.push(format!("look at the host: {error}"));
                 return;
             }
         };
+        // Later than what was observed, or a pod attached in between would seem to be nobody's.
+        let attached = Arc::clone(&self.parts.workloads.snapshot().borrow());
+        leave_alone(&attached.attaching, &mut observed);
+        let before = (inputs.clone(), Snapshot::clone(&attached));
         let links: Vec<String> = observed.links.keys().cloned().collect();
-        inputs.pods = pods(attached, &observed);
+        inputs.pods = pods(&attached, &observed);
         let plan = plan(&desired(&inputs, &observed), &observed);
         for step in &plan.steps {
             debug!("{step}");
@@ -435,8 +441,25 @@ impl Reconciler {
             ranges,
             pod_mtu: self.pod_mtu(),
             unready,
+            node_names: BTreeSet::new(),
         }
     }
+}
+
+fn node_names(own: &Own, roster: &Roster) -> BTreeSet<String> {
+    let others = roster.members.values().map(|member| &member.name);
+    others.chain([&own.name]).map(ToString::to_string).collect()
+}
+
+/// Overlooks what an ADD is making at this moment.
+fn leave_alone(attaching: &[String], observed: &mut Observed) {
+    observed.routes.retain(|_, target| match target {
+        Target::Link { link, .. } => !attaching.contains(link),
+        Target::Unreachable => true,
+    });
+    observed
+        .neighbours
+        .retain(|key, _| !attaching.contains(&key.link));
 }
 
 /// A link keeps the MTU that its ADD gave it.

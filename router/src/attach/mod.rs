@@ -4,12 +4,14 @@
 //! most of the work anyway. Every step is written down before it is done, so that an agent killed
 //! between any two finds what to undo ([`Workloads::settle`]).
 
+mod name;
 mod readdress;
 mod settle;
 mod snapshot;
 
 pub use snapshot::{Attached, Snapshot};
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -52,6 +54,8 @@ pub struct Node {
     pub pod_mtu: u32,
     /// Why nothing can be attached now.
     pub unready: Option<String>,
+    /// The names of the mesh's nodes, which no container may have.
+    pub node_names: BTreeSet<String>,
 }
 
 impl Workloads {
@@ -114,7 +118,10 @@ impl Workloads {
         if let Some(reason) = &node.unready {
             return Err(Error::new(code::TRY_AGAIN, reason.clone()));
         }
+        let name = allowed_name(&request, &node)?;
+        let request = AddRequest { name, ..request };
         let lease = self.allocate(&mut leases, &request, &netns).await?;
+        self.publish_quietly(&leases);
         let mtu = request.mtu.unwrap_or(node.pod_mtu);
         let pod = PodLink {
             host_link: lease.host_ifname.clone(),
@@ -168,10 +175,7 @@ impl Workloads {
             namespace: request.namespace.clone(),
             netns: request.netns_path.clone(),
             netns_inode: rustix::fs::fstat(netns).ok().map(|stat| stat.st_ino),
-            host_ifname: veth::host_link(
-                attachment.container_id.as_str(),
-                attachment.ifname.as_str(),
-            ),
+            host_ifname: host_link(attachment),
         };
         match leases.allocate(wanted.clone(), SystemTime::now()) {
             Err(LeaseError::Unfinished(_)) => {
@@ -200,25 +204,37 @@ impl Workloads {
         Ok(Empty {})
     }
 
+    /// Goes by the attachment alone, so that one that failed halfway is taken up where it was.
     async fn detach(
         self: &Arc<Self>,
         leases: &mut Leases,
         attachment: &Attachment,
     ) -> Result<(), Error> {
-        let held = leases.hold(attachment).map_err(|e| lease_error(&e));
+        if let Err(error) = leases.hold(attachment) {
+            // A full disk, say. The next start finds the lease without its link, which is as good.
+            warn!(%error, %attachment, "a DEL cannot be written down");
+        }
         self.publish(leases);
-        let Some(lease) = held? else { return Ok(()) };
+        let link = host_link(attachment);
         let removal = self
             .kernel
-            .detach(&lease.host_ifname)
+            .detach(&link)
             .await
             .map_err(|e| Error::new(code::IO, format!("detach {attachment}: {e}")))?;
+        let held: Vec<Lease> = leases
+            .list()
+            .filter(|lease| lease.attachment == *attachment)
+            .cloned()
+            .collect();
+        if held.is_empty() {
+            return Ok(());
+        }
         let this = Arc::clone(self);
         tokio::spawn(async move {
             match removal.finished().await {
-                Ok(()) => this.release_held(&lease).await,
+                Ok(()) => this.release_held(&held).await,
                 Err(error) => {
-                    warn!(%error, link = lease.host_ifname, "a link cannot be removed; its addresses are held")
+                    warn!(%error, link, "a link cannot be removed; its addresses are held");
                 }
             }
         });
@@ -226,10 +242,12 @@ impl Workloads {
         Ok(())
     }
 
-    async fn release_held(&self, lease: &Lease) {
+    async fn release_held(&self, held: &[Lease]) {
         let mut leases = self.leases.lock().await;
-        if let Err(error) = leases.release_held(&lease.addresses) {
-            warn!(%error, "held addresses cannot be given back");
+        for lease in held {
+            if let Err(error) = leases.release_held(&lease.addresses) {
+                warn!(%error, "held addresses cannot be given back");
+            }
         }
     }
 
@@ -319,14 +337,38 @@ impl Workloads {
     }
 
     fn publish(&self, leases: &Leases) {
-        self.snapshot.send_modify(|snapshot| {
-            let new = Snapshot::of(leases, snapshot.gone.clone());
-            *snapshot = Arc::new(Snapshot {
-                moves: snapshot.moves.clone(),
-                ..new
-            });
+        self.snapshot
+            .send_modify(|snapshot| *snapshot = snapshot.renewed(leases));
+    }
+
+    /// For who looks anyway: there is nothing to do about it yet.
+    fn publish_quietly(&self, leases: &Leases) {
+        self.snapshot.send_if_modified(|snapshot| {
+            *snapshot = snapshot.renewed(leases);
+            false
         });
     }
+}
+
+/// A person is told what is wrong with a name; a runtime's pod starts without one.
+fn allowed_name(request: &AddRequest, node: &Node) -> Result<Option<String>, Error> {
+    let Some(name) = &request.name else {
+        return Ok(None);
+    };
+    match name::check(name, &node.node_names) {
+        Ok(name) => Ok(Some(name)),
+        Err(error) if request.network == HAND_NETWORK => {
+            Err(Error::new(code::INVALID_CONFIG, error.to_string()))
+        }
+        Err(error) => {
+            warn!(%error, attachment = %request.attachment, "a pod is attached without a name");
+            Ok(None)
+        }
+    }
+}
+
+fn host_link(attachment: &Attachment) -> String {
+    veth::host_link(attachment.container_id.as_str(), attachment.ifname.as_str())
 }
 
 fn with_gateway(address: IpAddr) -> api::Address {

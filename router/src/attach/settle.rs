@@ -29,10 +29,7 @@ impl Workloads {
         for lease in leases.list().cloned().collect::<Vec<_>>() {
             match lease.state {
                 State::Pending => self.forget(&mut leases, &lease).await,
-                State::Held => {
-                    let _ = self.kernel.detach(&lease.host_ifname).await;
-                    let _ = leases.release_held(&lease.addresses);
-                }
+                State::Held => self.forget(&mut leases, &lease).await,
                 State::Bound if !is_there(&lease.host_ifname) => {
                     info!(attachment = %lease.attachment, "its container ended meanwhile");
                     let _ = leases.release(&lease.attachment);
@@ -93,7 +90,11 @@ impl Workloads {
             );
             return;
         }
-        if let Err(error) = leases.release(&lease.attachment) {
+        let released = match lease.state {
+            State::Held => leases.release_held(&lease.addresses),
+            _ => leases.release(&lease.attachment),
+        };
+        if let Err(error) = released {
             warn!(%error, "a lease cannot be given back");
         }
         self.publish(leases);
@@ -103,11 +104,27 @@ impl Workloads {
     /// detached, the name of any other is withdrawn until its runtime says DEL.
     pub async fn sweep(&self, links: &[String]) {
         let mut leases = self.leases.lock().await;
-        let ended: Vec<Lease> = leases
-            .list()
-            .filter(|lease| lease.state == State::Bound && !links.contains(&lease.host_ifname))
-            .cloned()
-            .collect();
+        let missing = |leases: &Leases, links: &[String]| -> Vec<Lease> {
+            let bound = leases.list().filter(|lease| lease.state == State::Bound);
+            bound
+                .filter(|lease| !links.contains(&lease.host_ifname))
+                .cloned()
+                .collect()
+        };
+        let mut ended = missing(&leases, links);
+        if !ended.is_empty() {
+            // What was seen may be older than an ADD; none crosses while we have the leases.
+            match self.kernel.list_ours().await {
+                Ok(links) => {
+                    let names: Vec<String> = links.into_iter().map(|link| link.name).collect();
+                    ended = missing(&leases, &names);
+                }
+                Err(error) => {
+                    warn!(%error, "whose container ended cannot be looked up");
+                    return;
+                }
+            }
+        }
         for lease in ended.iter().filter(|lease| lease.network == HAND_NETWORK) {
             info!(attachment = %lease.attachment, "its container ended");
             let _ = leases.release(&lease.attachment);

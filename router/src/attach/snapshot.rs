@@ -1,6 +1,7 @@
 //! What is attached, for those who only read.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use weft_cni::ipam::{Leases, State};
 use weft_mesh::ServedName;
@@ -12,6 +13,8 @@ use crate::control;
 pub struct Snapshot {
     /// By address.
     pub attached: Vec<Attached>,
+    /// Host ends that an ADD is making at this moment: its alone to touch.
+    pub attaching: Vec<String>,
     /// Host ends that are no longer there though their container was not detached.
     pub gone: Vec<String>,
     /// Containers that had to take other addresses, in words, oldest first.
@@ -40,16 +43,25 @@ impl Snapshot {
             addresses: lease.addresses.clone(),
             name: lease.name.clone(),
         });
+        let pending = leases.list().filter(|lease| lease.state == State::Pending);
         let v4 = leases
             .usage()
             .into_iter()
             .find(|(range, ..)| range.addr().is_ipv4());
         Self {
             attached: attached.collect(),
+            attaching: pending.map(|lease| lease.host_ifname.clone()).collect(),
             gone,
             moves: Vec::new(),
             capacity: v4.map_or(0, |(_, _, size)| u64::try_from(size).unwrap_or(u64::MAX)),
         }
+    }
+
+    pub(super) fn renewed(&self, leases: &Leases) -> Arc<Self> {
+        Arc::new(Self {
+            moves: self.moves.clone(),
+            ..Self::of(leases, self.gone.clone())
+        })
     }
 
     /// Those whose link is there.

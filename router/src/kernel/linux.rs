@@ -324,7 +324,11 @@ fn request(step: &Step, links: &BTreeMap<String, u32>) -> io::Result<Option<Mess
         Step::ReplaceRoute { key, target } => {
             netlink::put_route(*key, target, over(target)?, Put::Replace)
         }
-        Step::RemoveRoute { key, target } => netlink::remove_route(*key, target),
+        // Over this link only: the address may be another pod's by now.
+        Step::RemoveRoute { key, target } => match over(target)? {
+            0 => netlink::remove_route(*key, target),
+            index => netlink::remove_route(*key, target).u32(libc::RTA_OIF, index),
+        },
         Step::SetNeighbour { key, mac } => {
             netlink::set_neighbour(index(&key.link)?, key.address, *mac)
         }
