@@ -85,6 +85,13 @@ impl Peers {
         self.peers.get(id)?.mtu.map(|(_, _, mtu)| mtu)
     }
 
+    /// The underlay has changed: each path's MTU is to be asked anew.
+    pub(super) fn forget_mtus(&mut self) {
+        for peer in self.peers.values_mut() {
+            peer.mtu = None;
+        }
+    }
+
     /// Whom to probe, at which address.
     pub(super) fn probed(&self, roster: &Roster) -> BTreeMap<NodeId, IpAddr> {
         let there = roster.members.values().filter(|member| !member.away);

@@ -304,12 +304,16 @@ impl Reconciler {
                 .filter_map(|to| underlay::path_mtu(*to, self.parts.config.fwmark).ok())
                 .min()
         };
+        let before = self.underlay_mtu;
         self.underlay_mtu = self
             .parts
             .config
             .underlay_mtu
             .or_else(mtu)
             .unwrap_or(COMMON_MTU);
+        if self.underlay_mtu != before {
+            self.parts.device.peers.forget_mtus();
+        }
     }
 
     /// Pods get what fits through either underlay family.
