@@ -14,5 +14,9 @@ pub mod member;
 pub mod probe;
 pub mod tunnel;
 
+#[cfg(test)]
+#[path = "../../tests/corpus.rs"]
+mod corpus;
+
 pub use key::{PresharedKey, PrivateKey, PublicKey};
 pub use member::{Endpoint, Member, NodeId, NodeName, Roster, ServedName};

@@ -12,6 +12,8 @@ mod config;
 mod connection;
 mod conns;
 mod core;
+#[cfg(test)]
+mod corpus;
 mod dial;
 mod dialling;
 mod files;

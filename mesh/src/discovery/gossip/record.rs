@@ -131,14 +131,18 @@ pub(super) struct Rules {
 impl Signed {
     pub(super) fn sign(body: &Body, identity: &Identity, mesh: MeshId) -> Option<Self> {
         let text = serde_json::to_string(body).ok()?;
+        Some(Self::sign_text(text, body.stamp, identity, mesh))
+    }
+
+    pub(super) fn sign_text(body: String, stamp: Stamp, identity: &Identity, mesh: MeshId) -> Self {
         let id = identity.id();
-        let signature = identity.sign(&[CONTEXT, mesh.as_bytes(), id.as_bytes(), text.as_bytes()]);
-        Some(Self {
+        let signature = identity.sign(&[CONTEXT, mesh.as_bytes(), id.as_bytes(), body.as_bytes()]);
+        Self {
             id,
-            stamp: body.stamp,
-            body: text,
+            stamp,
+            body,
             signature,
-        })
+        }
     }
 
     /// Checks size and signature.

@@ -1,19 +1,14 @@
 //! The kernel's answers, read: the family's number, a link's kind, the device with its peers.
+//!
+//! By hand, as far as we need them: the readers of the netlink crates know everything that may be
+//! in an answer, and panic at some of it.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
-use netlink_packet_core::{DecodeError, Parseable, ParseableParametrized};
-use netlink_packet_generic::GenlHeader;
-use netlink_packet_generic::ctrl::GenlCtrl;
-use netlink_packet_generic::ctrl::nlas::GenlCtrlAttrs;
-use netlink_packet_route::link::{LinkAttribute, LinkInfo, LinkMessage};
-use netlink_packet_wireguard::{
-    WireguardAllowedIp, WireguardAllowedIpAttr, WireguardAttribute, WireguardMessage,
-    WireguardPeer, WireguardPeerAttribute,
-};
-use zeroize::Zeroize;
+use netlink_packet_core::{DecodeError, NlasIterator};
 
 use super::netlink::Replies;
 use crate::PublicKey;
@@ -21,47 +16,56 @@ use crate::device::{DeviceStatus, PeerStatus};
 
 /// A generic netlink header.
 const GENERIC: usize = 4;
+/// `struct ifinfomsg`.
+const LINK: usize = 16;
+
+const CTRL_ATTR_FAMILY_ID: u16 = 1;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
+const WGDEVICE_A_PUBLIC_KEY: u16 = 4;
+const WGDEVICE_A_LISTEN_PORT: u16 = 6;
+const WGDEVICE_A_FWMARK: u16 = 7;
+const WGDEVICE_A_PEERS: u16 = 8;
+const WGPEER_A_PUBLIC_KEY: u16 = 1;
+const WGPEER_A_PRESHARED_KEY: u16 = 2;
+const WGPEER_A_ENDPOINT: u16 = 4;
+const WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL: u16 = 5;
+const WGPEER_A_LAST_HANDSHAKE_TIME: u16 = 6;
+const WGPEER_A_RX_BYTES: u16 = 7;
+const WGPEER_A_TX_BYTES: u16 = 8;
+const WGPEER_A_ALLOWEDIPS: u16 = 9;
+const WGALLOWEDIP_A_IPADDR: u16 = 2;
+const WGALLOWEDIP_A_CIDR_MASK: u16 = 3;
 
 pub(super) fn family(replies: &Replies) -> Option<u16> {
-    let body = replies.first()?.get(GENERIC..)?;
-    let header = GenlHeader { cmd: 1, version: 2 };
-    let reply = GenlCtrl::parse_with_param(body, header).ok()?;
-    reply.nlas.iter().find_map(|attribute| match attribute {
-        GenlCtrlAttrs::FamilyId(id) => Some(*id),
-        _ => None,
-    })
+    let id = find(replies.first()?.get(GENERIC..)?, CTRL_ATTR_FAMILY_ID)?;
+    id.try_into().ok().map(u16::from_ne_bytes)
 }
 
 /// `wireguard`, `tun`; none for a link that is no virtual one.
 pub(super) fn link_kind(replies: &Replies) -> Option<String> {
-    let link = LinkMessage::parse(replies.first()?.as_slice()).ok()?;
-    link.attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            LinkAttribute::LinkInfo(infos) => infos.iter().find_map(|info| match info {
-                LinkInfo::Kind(kind) => Some(kind.to_string()),
-                _ => None,
-            }),
-            _ => None,
-        })
+    let info = find(replies.first()?.get(LINK..)?, IFLA_LINKINFO)?;
+    let kind = find(info, IFLA_INFO_KIND)?;
+    let text = str::from_utf8(kind).ok()?;
+    Some(text.trim_end_matches('\0').to_owned())
 }
 
 /// The device out of a dump. A peer whose allowed IPs fill a message goes on in the next.
 pub(super) fn status(replies: &Replies) -> Result<DeviceStatus, DecodeError> {
     let mut status = DeviceStatus::default();
     for reply in replies {
-        let body = reply.get(GENERIC..).unwrap_or_default();
-        let header = GenlHeader { cmd: 0, version: 1 };
-        for attribute in WireguardMessage::parse_with_param(body, header)?.attributes {
-            match attribute {
-                WireguardAttribute::PrivateKey(mut key) => key.zeroize(),
-                WireguardAttribute::PublicKey(key) => {
-                    status.public_key = Some(PublicKey::from_bytes(key));
+        for attribute in attributes(reply.get(GENERIC..).unwrap_or_default()) {
+            let (kind, value) = attribute?;
+            match kind {
+                WGDEVICE_A_PUBLIC_KEY => {
+                    status.public_key = Some(PublicKey::from_bytes(exact(value)?));
                 }
-                WireguardAttribute::ListenPort(port) => status.listen_port = port,
-                WireguardAttribute::Fwmark(mark) => status.fwmark = mark,
-                WireguardAttribute::Peers(peers) => {
-                    peers.iter().for_each(|peer| enter(&mut status.peers, peer));
+                WGDEVICE_A_LISTEN_PORT => status.listen_port = u16::from_ne_bytes(exact(value)?),
+                WGDEVICE_A_FWMARK => status.fwmark = u32::from_ne_bytes(exact(value)?),
+                WGDEVICE_A_PEERS => {
+                    for peer in attributes(value) {
+                        enter(&mut status.peers, peer?.1)?;
+                    }
                 }
                 _ => {}
             }
@@ -70,60 +74,107 @@ pub(super) fn status(replies: &Replies) -> Result<DeviceStatus, DecodeError> {
     Ok(status)
 }
 
-fn enter(peers: &mut BTreeMap<PublicKey, PeerStatus>, peer: &WireguardPeer) {
-    let key = peer.iter().find_map(|attribute| match attribute {
-        WireguardPeerAttribute::PublicKey(key) => Some(PublicKey::from_bytes(*key)),
-        _ => None,
-    });
-    let Some(key) = key else { return };
-    let status = peers.entry(key).or_default();
-    for attribute in peer.iter() {
-        match attribute {
-            WireguardPeerAttribute::PresharedKey(key) => {
-                status.has_preshared_key = key.iter().any(|&byte| byte != 0);
+fn enter(peers: &mut BTreeMap<PublicKey, PeerStatus>, peer: &[u8]) -> Result<(), DecodeError> {
+    let key = find(peer, WGPEER_A_PUBLIC_KEY).ok_or("a peer without its key")?;
+    let status = peers.entry(PublicKey::from_bytes(exact(key)?)).or_default();
+    for attribute in attributes(peer) {
+        let (kind, value) = attribute?;
+        match kind {
+            WGPEER_A_PRESHARED_KEY => {
+                status.has_preshared_key = value.iter().any(|&byte| byte != 0);
             }
-            WireguardPeerAttribute::Endpoint(endpoint) => status.endpoint = Some(*endpoint),
-            WireguardPeerAttribute::PersistentKeepalive(seconds) => {
-                status.persistent_keepalive = Some(*seconds).filter(|&seconds| seconds > 0);
+            WGPEER_A_ENDPOINT => status.endpoint = Some(endpoint(value)?),
+            WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL => {
+                let seconds = u16::from_ne_bytes(exact(value)?);
+                status.persistent_keepalive = Some(seconds).filter(|&seconds| seconds > 0);
             }
-            WireguardPeerAttribute::LastHandshake(time) => {
-                let seconds = u64::try_from(time.seconds).unwrap_or(0);
-                let nanos = u32::try_from(time.nano_seconds)
-                    .unwrap_or(0)
-                    .min(999_999_999);
-                // All zeros is never.
-                status.last_handshake = SystemTime::UNIX_EPOCH
-                    .checked_add(Duration::new(seconds, nanos))
-                    .filter(|&time| time > SystemTime::UNIX_EPOCH);
-            }
-            WireguardPeerAttribute::RxBytes(bytes) => status.rx_bytes = *bytes,
-            WireguardPeerAttribute::TxBytes(bytes) => status.tx_bytes = *bytes,
-            WireguardPeerAttribute::AllowedIps(prefixes) => {
-                status
-                    .allowed_ips
-                    .extend(prefixes.iter().filter_map(prefix));
+            WGPEER_A_LAST_HANDSHAKE_TIME => status.last_handshake = time(value)?,
+            WGPEER_A_RX_BYTES => status.rx_bytes = u64::from_ne_bytes(exact(value)?),
+            WGPEER_A_TX_BYTES => status.tx_bytes = u64::from_ne_bytes(exact(value)?),
+            WGPEER_A_ALLOWEDIPS => {
+                for allowed in attributes(value) {
+                    status.allowed_ips.insert(prefix(allowed?.1)?);
+                }
             }
             _ => {}
         }
     }
+    Ok(())
 }
 
-fn prefix(allowed: &WireguardAllowedIp) -> Option<IpNet> {
-    let address = allowed.iter().find_map(|attribute| match attribute {
-        WireguardAllowedIpAttr::IpAddr(address) => Some(*address),
-        _ => None,
-    })?;
-    let length = allowed.iter().find_map(|attribute| match attribute {
-        WireguardAllowedIpAttr::Cidr(length) => Some(*length),
-        _ => None,
-    })?;
-    IpNet::new(address, length).ok()
+/// `struct sockaddr_in` or `sockaddr_in6`.
+fn endpoint(value: &[u8]) -> Result<SocketAddr, DecodeError> {
+    let (family, rest) = value
+        .split_at_checked(2)
+        .ok_or("an endpoint that is cut short")?;
+    let (port, rest) = rest
+        .split_at_checked(2)
+        .ok_or("an endpoint that is cut short")?;
+    let port = u16::from_be_bytes(exact(port)?);
+    match i32::from(u16::from_ne_bytes(exact(family)?)) {
+        libc::AF_INET => {
+            let address: [u8; 4] = exact(rest.get(..4).unwrap_or_default())?;
+            Ok((address, port).into())
+        }
+        libc::AF_INET6 => {
+            let address: [u8; 16] = exact(rest.get(4..20).unwrap_or_default())?;
+            let scope = u32::from_ne_bytes(exact(rest.get(20..24).unwrap_or_default())?);
+            Ok(SocketAddrV6::new(address.into(), port, 0, scope).into())
+        }
+        family => Err(format!("an endpoint of family {family}").into()),
+    }
+}
+
+/// `struct __kernel_timespec`; all zeros is never.
+fn time(value: &[u8]) -> Result<Option<SystemTime>, DecodeError> {
+    let (seconds, nanos) = value
+        .split_at_checked(8)
+        .ok_or("a time that is cut short")?;
+    let seconds = u64::try_from(i64::from_ne_bytes(exact(seconds)?)).unwrap_or(0);
+    let nanos = u32::try_from(i64::from_ne_bytes(exact(nanos)?)).unwrap_or(0);
+    let since = Duration::new(seconds, nanos.min(999_999_999));
+    let time = SystemTime::UNIX_EPOCH.checked_add(since);
+    Ok(time.filter(|&time| time > SystemTime::UNIX_EPOCH))
+}
+
+fn prefix(allowed: &[u8]) -> Result<IpNet, DecodeError> {
+    let address = find(allowed, WGALLOWEDIP_A_IPADDR).unwrap_or_default();
+    let address = match address.len() {
+        4 => IpAddr::from(exact::<4>(address)?),
+        _ => IpAddr::from(exact::<16>(address)?),
+    };
+    let [length] = exact(find(allowed, WGALLOWEDIP_A_CIDR_MASK).unwrap_or_default())?;
+    IpNet::new(address, length).map_err(|_| format!("a prefix of {length} bits").into())
+}
+
+fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    attributes(bytes)
+        .map_while(Result::ok)
+        .find_map(|(found, value)| (found == kind).then_some(value))
+}
+
+/// Kinds, without their flags, and values.
+fn attributes(bytes: &[u8]) -> impl Iterator<Item = Result<(u16, &[u8]), DecodeError>> {
+    NlasIterator::new(bytes).map(|attribute| {
+        let attribute = attribute?;
+        let (kind, length) = (attribute.kind(), usize::from(attribute.length()));
+        let value = attribute.into_inner().get(4..length);
+        Ok((kind, value.unwrap_or_default()))
+    })
+}
+
+fn exact<const LENGTH: usize>(value: &[u8]) -> Result<[u8; LENGTH], DecodeError> {
+    let wrong = |_| format!("{} bytes where {LENGTH} are due", value.len()).into();
+    value.try_into().map_err(wrong)
 }
 
 #[cfg(test)]
 mod tests {
     use netlink_packet_core::Emitable;
-    use netlink_packet_wireguard::{WireguardCmd, WireguardTimeSpec};
+    use netlink_packet_wireguard::{
+        WireguardAllowedIp, WireguardAllowedIpAttr, WireguardAttribute, WireguardCmd,
+        WireguardMessage, WireguardPeer, WireguardPeerAttribute, WireguardTimeSpec,
+    };
     use proptest::prelude::*;
     use zeroize::Zeroizing;
 
@@ -204,6 +255,22 @@ mod tests {
         ]);
         let status = status(&vec![reply(vec![WireguardAttribute::Peers(vec![peer])])]).unwrap();
         assert_eq!(status.peers.values().next().unwrap().last_handshake, None);
+    }
+
+    #[test]
+    fn no_answer_of_the_corpus_panics_the_reader() {
+        crate::corpus::each_variant(env!("CARGO_MANIFEST_DIR"), "netlink", |bytes| {
+            let replies = vec![Zeroizing::new(bytes.to_vec())];
+            family(&replies);
+            link_kind(&replies);
+            if let Ok(device) = status(&replies) {
+                let allowed = device.peers.values().map(|peer| peer.allowed_ips.len());
+                assert!(
+                    allowed.sum::<usize>() <= bytes.len(),
+                    "no more than was said"
+                );
+            }
+        });
     }
 
     proptest! {
