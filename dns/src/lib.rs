@@ -19,6 +19,10 @@ mod udp;
 mod wire;
 mod zone;
 
+#[cfg(test)]
+#[path = "../../tests/corpus.rs"]
+mod corpus;
+
 pub use answer::{Answer, answer};
 pub use cache::{Cache, CacheKey, CacheLimits, Hit};
 pub use exchange::ExchangeError;

@@ -299,6 +299,11 @@ fn check(bytes: &[u8]) {
     }
 }
 
+#[test]
+fn no_query_of_the_corpus_does_harm() {
+    crate::corpus::each_variant(env!("CARGO_MANIFEST_DIR"), "query", check);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 

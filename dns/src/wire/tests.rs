@@ -106,6 +106,24 @@ fn malformed_replies_are_refused() {
     assert_eq!(Reply::parse(question), Err(WireError::NotAReply));
 }
 
+#[test]
+fn no_reply_of_the_corpus_does_harm() {
+    let mut read = 0;
+    crate::corpus::each_variant(env!("CARGO_MANIFEST_DIR"), "reply", |bytes| {
+        let Ok(reply) = Reply::parse(bytes.to_vec()) else {
+            return;
+        };
+        read += 1;
+        reply.lifetime();
+        for edns in [None, Some(true)] {
+            let out = reply.write(&request(edns), 512, 7);
+            assert!(out.len() <= 512);
+            assert!(Reply::parse(out).is_ok());
+        }
+    });
+    assert!(read > 100, "{read} were read at all");
+}
+
 proptest! {
     #[test]
     fn whatever_parses_is_written_within_the_limit_and_parses_again(
