@@ -96,12 +96,19 @@ pub fn desired(inputs: &Inputs, observed: &Observed) -> Desired {
         }
     }
     for pod in &inputs.pods {
-        attached(pod, &source, &mut host);
+        attached(pod, inputs, &source, &mut host);
     }
     host
 }
 
-fn attached(pod: &Pod, source: &impl Fn(&IpNet) -> Option<IpAddr>, host: &mut Desired) {
+/// A pod's link, and the way to those of its addresses that are this node's to give: where a range
+/// was lost to another node, its addresses are that node's pods' until this one has moved.
+fn attached(
+    pod: &Pod,
+    inputs: &Inputs,
+    source: &impl Fn(&IpNet) -> Option<IpAddr>,
+    host: &mut Desired,
+) {
     host.links.insert(
         pod.link.clone(),
         Link {
@@ -109,7 +116,8 @@ fn attached(pod: &Pod, source: &impl Fn(&IpNet) -> Option<IpAddr>, host: &mut De
             up: true,
         },
     );
-    for address in &pod.addresses {
+    let is_own = |address: &&IpAddr| inputs.own.iter().any(|range| range.contains(*address));
+    for address in pod.addresses.iter().filter(is_own) {
         let net = IpNet::from(*address);
         let target = Target::Link {
             link: pod.link.clone(),
@@ -179,6 +187,17 @@ mod tests {
              neighbour fd00:1:2:1::2 dev weft1a 02:00:00:00:00:07\n\
              sysctl net/ipv4/ip_forward = 1\n\
              sysctl net/ipv6/conf/all/forwarding = 1\n"
+        );
+    }
+
+    #[test]
+    fn a_pod_of_a_lost_range_is_not_routed_to() {
+        let mut lost = inputs();
+        lost.own.clear();
+        let text = text(&lost, &Observed::default());
+        assert!(
+            !text.contains("10.32.1.2") && !text.contains("fd00:1:2:1::2"),
+            "{text}"
         );
     }
 

@@ -55,6 +55,19 @@ pub enum Step {
     RemoveFirewall,
 }
 
+impl Step {
+    /// Whether packets may leave in the clear where this failed.
+    pub fn guards(&self) -> bool {
+        match self {
+            Self::SetFirewall(_) => true,
+            Self::AddRoute { target, .. } | Self::ReplaceRoute { target, .. } => {
+                *target == Target::Unreachable
+            }
+            _ => false,
+        }
+    }
+}
+
 impl Plan {
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()

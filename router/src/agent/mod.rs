@@ -39,6 +39,17 @@ use crate::underlay;
 /// How long a goodbye may take to reach the others.
 const GOODBYE: std::time::Duration = std::time::Duration::from_millis(500);
 
+/// The mesh has forgotten this node: starting it again changes nothing.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the mesh has forgotten this node (on {by}); `weft cleanup --state` takes what it left, \
+     then it may join again as a new one"
+)]
+pub struct Forgotten {
+    /// The node on which it was done.
+    pub by: String,
+}
+
 /// A running node.
 pub struct Agent {
     config: Arc<Config>,

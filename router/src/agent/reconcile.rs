@@ -6,7 +6,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::bail;
 use ipnet::IpNet;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
@@ -16,6 +15,7 @@ use weft_mesh::discovery::gossip::{ClaimState, Gossip, Own};
 use weft_mesh::discovery::{Announcement, Discovery};
 use weft_mesh::member::mesh_address;
 
+use super::Forgotten;
 use super::device::Device;
 use super::names::Names;
 use super::resolver::Resolver;
@@ -68,6 +68,8 @@ pub(super) struct Reconciler {
     underlay_mtu: u32,
     checked_pools: Vec<IpNet>,
     observed: Option<Observed>,
+    /// The firewall and the fail-closed routes are in place.
+    is_guarded: bool,
     /// What the host was last brought to.
     settled: Option<(Inputs, Snapshot)>,
     looks: u32,
@@ -87,6 +89,7 @@ impl Reconciler {
             underlay_mtu: COMMON_MTU,
             checked_pools: Vec::new(),
             observed: None,
+            is_guarded: false,
             settled: None,
             looks: 0,
             firewalls: Vec::new(),
@@ -139,8 +142,10 @@ impl Reconciler {
             host.mark_unchanged();
             self.looks = self.looks.wrapping_add(1);
             look_at_host |= self.looks.is_multiple_of(RESYNC);
-            let own = own.borrow_and_update().clone();
+            // Gossip tells of a lost range here first and of its new owner then, so a range is
+            // never seen as both.
             let roster = Arc::clone(&roster.borrow_and_update());
+            let own = own.borrow_and_update().clone();
             let attached = Arc::clone(&attached.borrow_and_update());
             alive.mark_unchanged();
             self.look(&own, &roster, &attached, look_at_host).await?;
@@ -159,10 +164,7 @@ impl Reconciler {
                 .by_name
                 .clone()
                 .unwrap_or_else(|| forgotten.by.short());
-            bail!(
-                "the mesh has forgotten this node (on {by}); `weft cleanup --state` takes what it left, \
-                 then it may join again as a new one"
-            );
+            return Err(Forgotten { by }.into());
         }
         let mut report = Report::default();
         let pools = match &own.params {
@@ -415,9 +417,13 @@ impl Reconciler {
             debug!("{step}");
         }
         match self.parts.kernel.apply(&plan).await {
-            Ok(()) => self.settled = plan.absent_links.is_empty().then_some(before),
+            Ok(()) => {
+                self.settled = plan.absent_links.is_empty().then_some(before);
+                self.is_guarded = true;
+            }
             Err(failed) => {
                 self.settled = None;
+                self.is_guarded = !failed.iter().any(|failed| failed.step.guards());
                 report
                     .problems
                     .extend(failed.iter().map(ToString::to_string));
@@ -429,9 +435,13 @@ impl Reconciler {
 
     fn node(&self, own: &Own, ranges: Vec<IpNet>, addresses: &[IpAddr]) -> Node {
         let unready = match &own.claim {
-            ClaimState::Held { .. } => {
-                (!self.parts.device.is_open()).then(|| "there is no tunnel yet".to_owned())
+            ClaimState::Held { .. } if !self.parts.device.is_open() => {
+                Some("there is no tunnel yet".into())
             }
+            ClaimState::Held { .. } if !self.is_guarded => Some(
+                "the firewall or the fail-closed routes are not in place: see `weft status`".into(),
+            ),
+            ClaimState::Held { .. } => None,
             ClaimState::Joining => Some("this node has not reached the mesh yet".into()),
             ClaimState::Claiming { .. } => Some("this node's range is not final yet".into()),
             ClaimState::Lost { .. } => Some("this node lost its range and takes another".into()),

@@ -14,6 +14,9 @@ use clap::{Parser, Subcommand};
 
 use crate::config::SOCKET;
 
+/// What `up` ends with when starting it again would change nothing; the systemd unit knows it.
+const FORGOTTEN_CODE: u8 = 3;
+
 /// An encrypted mesh network for Kubernetes clusters and edge nodes.
 #[derive(Debug, Parser)]
 #[command(name = "weft", version, max_term_width = 100)]
@@ -79,7 +82,10 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("weft: {}", sentence(&error));
-            ExitCode::FAILURE
+            match error.is::<crate::agent::Forgotten>() {
+                true => ExitCode::from(FORGOTTEN_CODE),
+                false => ExitCode::FAILURE,
+            }
         }
     }
 }

@@ -33,7 +33,7 @@ pub fn mesh_ruleset(ranges: &Ranges) -> Ruleset {
         chains: vec![
             // Before connection tracking: a forged packet makes no entry.
             chain(GUARD_IN, ChainKind::Filter, Hook::Prerouting, -300, {
-                mesh.iter().map(arrived_in_the_clear).collect()
+                mesh.iter().flat_map(arrived_in_the_clear).collect()
             }),
             chain("clamp", ChainKind::Filter, Hook::Forward, -150, clamp()),
             chain("source_nat", ChainKind::Nat, Hook::Postrouting, 100, {
@@ -42,7 +42,7 @@ pub fn mesh_ruleset(ranges: &Ranges) -> Ruleset {
             // In postrouting and not in output: there a packet that was just given another
             // destination (a Service's pod) still bears the link of its old route.
             chain(GUARD_OUT, ChainKind::Filter, Hook::Postrouting, 110, {
-                mesh.iter().map(leaving_in_the_clear).collect()
+                mesh.iter().flat_map(leaving_in_the_clear).collect()
             }),
         ],
     }
@@ -66,28 +66,28 @@ fn loopback() -> Links {
     Links::Named("lo".to_owned())
 }
 
-/// A pod's address as source, from outside of the mesh.
-fn arrived_in_the_clear(range: &IpNet) -> Rule {
-    Rule {
-        matches: vec![
-            Match::Inside(Side::Source, *range),
-            Match::NotLink(Side::Source, loopback()),
-            Match::NotLink(Side::Source, ours()),
-        ],
-        action: Action::Drop,
-    }
+/// A packet with an address of the mesh at either end that comes from outside of the mesh. What is
+/// meant for a published port has the host's address here: it is given a pod's later, at -100.
+fn arrived_in_the_clear(range: &IpNet) -> [Rule; 2] {
+    outside_of_ours(range, Side::Source)
 }
 
-/// The second layer below the `unreachable` routes: whatever the routing table says.
-fn leaving_in_the_clear(range: &IpNet) -> Rule {
-    Rule {
+/// The second layer below the `unreachable` routes: whatever the routing table says, and whatever
+/// was not masqueraded. A published port's answer bears the host's address by now.
+fn leaving_in_the_clear(range: &IpNet) -> [Rule; 2] {
+    outside_of_ours(range, Side::Destination)
+}
+
+/// Drops what has an end inside `range` and passes a link on `side` that is none of the mesh's.
+fn outside_of_ours(range: &IpNet, side: Side) -> [Rule; 2] {
+    [Side::Source, Side::Destination].map(|end| Rule {
         matches: vec![
-            Match::Inside(Side::Destination, *range),
-            Match::NotLink(Side::Destination, loopback()),
-            Match::NotLink(Side::Destination, ours()),
+            Match::Inside(end, *range),
+            Match::NotLink(side, loopback()),
+            Match::NotLink(side, ours()),
         ],
         action: Action::Drop,
-    }
+    })
 }
 
 fn masquerade(own: &IpNet, mesh: &[IpNet]) -> Rule {
@@ -146,7 +146,9 @@ mod tests {
 	chain guard_in {
 		type filter hook prerouting priority -300; policy accept;
 		ip saddr 10.32.0.0/12 iifname != "lo" iifname != "weft*" counter drop
+		ip daddr 10.32.0.0/12 iifname != "lo" iifname != "weft*" counter drop
 		ip6 saddr fd00:77::/48 iifname != "lo" iifname != "weft*" counter drop
+		ip6 daddr fd00:77::/48 iifname != "lo" iifname != "weft*" counter drop
 	}
 	chain clamp {
 		type filter hook forward priority -150; policy accept;
@@ -160,7 +162,9 @@ mod tests {
 	}
 	chain guard_out {
 		type filter hook postrouting priority 110; policy accept;
+		ip saddr 10.32.0.0/12 oifname != "lo" oifname != "weft*" counter drop
 		ip daddr 10.32.0.0/12 oifname != "lo" oifname != "weft*" counter drop
+		ip6 saddr fd00:77::/48 oifname != "lo" oifname != "weft*" counter drop
 		ip6 daddr fd00:77::/48 oifname != "lo" oifname != "weft*" counter drop
 	}
 }
