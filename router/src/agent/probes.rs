@@ -4,12 +4,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::UdpSocket;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tracing::{debug, info};
@@ -20,6 +21,8 @@ use weft_mesh::probe::{Health, LENGTH, Life, Message, Prober};
 const PORT: u16 = 6784;
 /// Between tries to open the socket, while the link is not there.
 const REOPEN: Duration = Duration::from_millis(200);
+/// How often to look whether the link is still the one that the socket is bound to.
+const RECHECK: Duration = Duration::from_secs(1);
 
 /// The prober of a node. Dropped, it ends.
 #[derive(Debug)]
@@ -114,7 +117,7 @@ async fn run(link: &str, shared: Arc<Shared>) {
             Ok(socket) => {
                 tokio::select! {
                     () = shared.reopen.notified() => {}
-                    error = probe(&socket, &shared) => debug!(%error, "the probes' socket ended"),
+                    error = probe(&socket, link, &shared) => info!(%error, link, "the probes' socket is opened anew"),
                 }
             }
             Err(error) => debug!(%error, link, "the probes' socket"),
@@ -124,7 +127,7 @@ async fn run(link: &str, shared: Arc<Shared>) {
 }
 
 /// A socket that hears and speaks on the link alone; both families where the host has IPv6.
-fn open(link: &str) -> io::Result<UdpSocket> {
+fn open(link: &str) -> io::Result<AsyncFd<UdpSocket>> {
     let make = |domain, address: SocketAddr| {
         let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
         if domain == Domain::IPV6 {
@@ -132,16 +135,28 @@ fn open(link: &str) -> io::Result<UdpSocket> {
         }
         socket.bind_device(Some(link.as_bytes()))?;
         socket.bind(&address.into())?;
-        UdpSocket::from_std(socket.into())
+        readable(socket.into())
     };
     make(Domain::IPV6, (Ipv6Addr::UNSPECIFIED, PORT).into())
         .or_else(|_| make(Domain::IPV4, (Ipv4Addr::UNSPECIFIED, PORT).into()))
 }
 
+/// Waits for reading only: to be told of room for writing after each probe costs a waking.
+#[allow(unsafe_code)]
+fn readable(socket: UdpSocket) -> io::Result<AsyncFd<UdpSocket>> {
+    // SAFETY: a `UdpSocket` gives one descriptor, and owns it for as long as it lives.
+    let registered = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
+    Ok(registered?)
+}
+
 /// Sends what is due and takes what comes, until the socket fails for good.
-async fn probe(socket: &UdpSocket, shared: &Shared) -> io::Error {
-    let is_v6 = socket.local_addr().is_ok_and(|address| address.is_ipv6());
+async fn probe(socket: &AsyncFd<UdpSocket>, link: &str, shared: &Shared) -> io::Error {
+    let is_v6 = socket
+        .get_ref()
+        .local_addr()
+        .is_ok_and(|address| address.is_ipv6());
     let mut buffer = [0; LENGTH + 1];
+    let mut checked = Instant::now();
     loop {
         let next = shared.state().prober.next();
         let due = async {
@@ -150,19 +165,35 @@ async fn probe(socket: &UdpSocket, shared: &Shared) -> io::Error {
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
-            () = due => send_due(socket, shared, is_v6).await,
-            () = shared.wake.notified() => {}
-            received = socket.recv_from(&mut buffer) => match received {
-                Ok((length, from)) => receive(&buffer[..length], from, socket, shared).await,
+        let sent = tokio::select! {
+            () = due => send_due(socket.get_ref(), shared, is_v6),
+            () = shared.wake.notified() => Ok(()),
+            received = socket.async_io(Interest::READABLE, |s| s.recv_from(&mut buffer)) => match received {
+                Ok((length, from)) => receive(&buffer[..length], from, socket.get_ref(), shared),
                 // ENETDOWN and the like while the link is down: look whether it is still ours.
                 Err(error) => return error,
             },
+        };
+        if sent.is_err() || checked.elapsed() >= RECHECK {
+            checked = Instant::now();
+            if let Err(error) = still_on(socket.get_ref(), link) {
+                return error;
+            }
         }
     }
 }
 
-async fn send_due(socket: &UdpSocket, shared: &Shared, is_v6: bool) {
+/// Fails where the link that the socket is bound to is no more, though another may bear its name.
+fn still_on(socket: &UdpSocket, link: &str) -> io::Result<()> {
+    // The socket holds an index, for which the kernel looks up the name.
+    match SockRef::from(socket).device()? {
+        Some(name) if name == link.as_bytes() => Ok(()),
+        _ => Err(io::ErrorKind::NotFound.into()),
+    }
+}
+
+/// Sends what is due; the last error, where a probe could not be sent.
+fn send_due(socket: &UdpSocket, shared: &Shared, is_v6: bool) -> io::Result<()> {
     let mut out = Vec::new();
     let died = {
         let mut state = shared.state();
@@ -180,25 +211,32 @@ async fn send_due(socket: &UdpSocket, shared: &Shared, is_v6: bool) {
     if !died.is_empty() {
         shared.changed.send_modify(|n| *n += 1);
     }
+    let mut sent = Ok(());
     for (address, nonce) in out {
         let to = match address {
             IpAddr::V4(v4) if is_v6 => IpAddr::V6(v4.to_ipv6_mapped()),
             other => other,
         };
         // A probe that cannot be sent is lost, and counts so.
-        let _ = socket
-            .send_to(&Message::Probe(nonce).encode(), (to, PORT))
-            .await;
+        if let Err(error) = socket.send_to(&Message::Probe(nonce).encode(), (to, PORT)) {
+            sent = Err(error);
+        }
     }
+    sent
 }
 
-async fn receive(bytes: &[u8], from: SocketAddr, socket: &UdpSocket, shared: &Shared) {
+fn receive(
+    bytes: &[u8],
+    from: SocketAddr,
+    socket: &UdpSocket,
+    shared: &Shared,
+) -> io::Result<()> {
     let Some(message) = Message::decode(bytes) else {
-        return;
+        return Ok(());
     };
     match message {
         Message::Probe(nonce) => {
-            let _ = socket.try_send_to(&Message::Answer(nonce).encode(), from);
+            socket.send_to(&Message::Answer(nonce).encode(), from)?;
         }
         Message::Answer(nonce) => {
             let address = from.ip().to_canonical();
@@ -214,6 +252,7 @@ async fn receive(bytes: &[u8], from: SocketAddr, socket: &UdpSocket, shared: &Sh
             }
         }
     }
+    Ok(())
 }
 
 /// Unpredictable, so that nobody answers a probe that was not received.
