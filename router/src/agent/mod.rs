@@ -104,7 +104,10 @@ impl Agent {
             gossip.own().borrow().claim.ranges(),
         )?;
         let workloads = Arc::new(workloads);
-        workloads.settle().await;
+        workloads
+            .settle()
+            .await
+            .context("look up what was attached before")?;
         let resolver = Resolver::start(&config)?;
         let dns = Arc::clone(&resolver.server);
         let probes = Probes::start(crate::host::MESH_LINK);
@@ -151,6 +154,7 @@ impl Agent {
             socket,
             down,
         } = self;
+        let tending = tokio::spawn(Arc::clone(&control.workloads).tend());
         let serving = tokio::spawn(socket.serve(control));
         let printing = tokio::spawn(print_join_line(
             Arc::clone(&config),
@@ -163,6 +167,7 @@ impl Agent {
                 let refused = refused.expect_err("the reconciler ends by refusing only");
                 error!("{refused:#}");
                 serving.abort();
+                tending.abort();
                 gossip.shutdown().await;
                 return Err(refused);
             }
@@ -178,6 +183,7 @@ impl Agent {
             "ending; links, routes and firewall stay until `weft cleanup`"
         );
         serving.abort();
+        tending.abort();
         let _ = std::fs::remove_file(&config.socket);
         gossip.shutdown().await;
         Ok(())

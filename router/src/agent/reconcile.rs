@@ -430,7 +430,7 @@ impl Reconciler {
             }
         }
         self.observed = Some(observed);
-        self.parts.workloads.sweep(&links).await;
+        self.parts.workloads.links_are(links);
     }
 
     fn node(&self, own: &Own, ranges: Vec<IpNet>, addresses: &[IpAddr]) -> Node {

@@ -2,12 +2,15 @@
 //!
 //! One call at a time: an ADD and a DEL of one container cannot cross, and the kernel serialises
 //! most of the work anyway. Every step is written down before it is done, so that an agent killed
-//! between any two finds what to undo ([`Workloads::settle`]).
+//! between any two finds what to undo ([`Workloads::settle`]), and what could not be done at once
+//! is done later ([`Workloads::tend`]).
 
 mod name;
 mod readdress;
+mod removal;
 mod settle;
 mod snapshot;
+mod sweep;
 
 pub use snapshot::{Attached, Snapshot};
 
@@ -27,6 +30,7 @@ use weft_cni::api::{
 use weft_cni::ipam::{Allocation, DiskStore, Lease, LeaseError, Leases};
 use weft_cni::{Attachment, Error, code, note};
 
+use self::removal::Removing;
 use crate::kernel::Linux;
 use crate::kernel::veth::{self, GATEWAY_V4, GATEWAY_V6, PodLink};
 
@@ -42,6 +46,9 @@ pub struct Workloads {
     leases: Mutex<Leases>,
     node: watch::Sender<Node>,
     snapshot: watch::Sender<Arc<Snapshot>>,
+    /// The host's links as they were last seen.
+    links: watch::Sender<Vec<String>>,
+    removing: Removing,
 }
 
 /// What an attachment needs to know of the node.
@@ -92,6 +99,8 @@ impl Workloads {
                 unready: Some("this node's agent is starting".to_owned()),
                 ..Node::default()
             }),
+            links: watch::Sender::default(),
+            removing: Removing::default(),
         };
         Ok(workloads)
     }
@@ -191,10 +200,11 @@ impl Workloads {
         }
     }
 
-    /// DEL. Returns once the link is down; its addresses stay nobody's until it is gone.
+    /// DEL. Returns once the link is down; its addresses stay nobody's until it is gone. What the
+    /// kernel refuses is tried again later: a runtime could do nothing about it.
     ///
     /// # Errors
-    /// When the kernel or the disk refuses; never because there is nothing to do.
+    /// When both the disk and the kernel refuse; never because there is nothing to do.
     pub async fn del(self: &Arc<Self>, request: &DelRequest) -> Result<Empty, Error> {
         let mut leases = self.leases.lock().await;
         self.detach(&mut leases, &request.attachment).await?;
@@ -210,45 +220,32 @@ impl Workloads {
         leases: &mut Leases,
         attachment: &Attachment,
     ) -> Result<(), Error> {
-        if let Err(error) = leases.hold(attachment) {
+        let written = leases.hold(attachment);
+        if let Err(error) = &written {
             // A full disk, say. The next start finds the lease without its link, which is as good.
             warn!(%error, %attachment, "a DEL cannot be written down");
         }
         self.publish(leases);
-        let link = host_link(attachment);
-        let removal = self
-            .kernel
-            .detach(&link)
-            .await
-            .map_err(|e| Error::new(code::IO, format!("detach {attachment}: {e}")))?;
         let held: Vec<Lease> = leases
             .list()
             .filter(|lease| lease.attachment == *attachment)
             .cloned()
             .collect();
-        if held.is_empty() {
-            return Ok(());
-        }
-        let this = Arc::clone(self);
-        tokio::spawn(async move {
-            match removal.finished().await {
-                Ok(()) => this.release_held(&held).await,
-                Err(error) => {
-                    warn!(%error, link, "a link cannot be removed; its addresses are held");
-                }
+        let is_known = !held.is_empty();
+        match self.remove_link(&host_link(attachment), held).await {
+            Ok(()) if is_known => info!(%attachment, "detached"),
+            Ok(()) => {}
+            Err(error) if written.is_ok() => {
+                warn!(%error, %attachment, "a link cannot be removed; that is tried again");
             }
-        });
-        info!(%attachment, "detached");
+            Err(error) => {
+                return Err(Error::new(
+                    code::IO,
+                    format!("detach {attachment}: {error}"),
+                ));
+            }
+        }
         Ok(())
-    }
-
-    async fn release_held(&self, held: &[Lease]) {
-        let mut leases = self.leases.lock().await;
-        for lease in held {
-            if let Err(error) = leases.release_held(&lease.addresses) {
-                warn!(%error, "held addresses cannot be given back");
-            }
-        }
     }
 
     /// CHECK.
