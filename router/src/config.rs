@@ -2,6 +2,8 @@
 //!
 //! Pure but for [`Settings::from_file`], which reads the file.
 
+#[cfg(test)]
+mod corpus;
 mod text;
 
 use std::net::{IpAddr, SocketAddr};

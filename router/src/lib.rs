@@ -12,3 +12,7 @@ pub mod kernel;
 pub mod overlap;
 pub mod plan;
 pub mod underlay;
+
+#[cfg(test)]
+#[path = "../../tests/corpus.rs"]
+mod corpus;

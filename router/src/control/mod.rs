@@ -71,3 +71,29 @@ pub enum ControlReply {
     },
     Done,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::ControlRequest;
+
+    /// As the server reads it: any JSON, then a request.
+    fn read(bytes: &[u8]) -> Option<ControlRequest> {
+        let value: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+        serde_json::from_value(value).ok()
+    }
+
+    #[test]
+    fn no_request_of_the_corpus_does_harm() {
+        const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+        for input in crate::corpus::files(ROOT, "control") {
+            let accepted = read(&input.bytes).is_some();
+            assert_eq!(accepted, input.name.starts_with("good-"), "{}", input.name);
+        }
+        crate::corpus::each_variant(ROOT, "control", |bytes| {
+            if let Some(request) = read(bytes) {
+                let again = serde_json::to_vec(&request).expect("what was read can be written");
+                assert!(read(&again).is_some());
+            }
+        });
+    }
+}

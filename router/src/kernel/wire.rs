@@ -219,6 +219,29 @@ mod tests {
         assert_eq!(attributes.nested(8).u32(2), Some(1420));
     }
 
+    #[test]
+    fn no_datagram_of_the_corpus_panics_a_reader() {
+        let mut links = 0;
+        crate::corpus::each_variant(env!("CARGO_MANIFEST_DIR"), "netlink", |bytes| {
+            let mut size = 0;
+            for message in messages(bytes) {
+                size += message.body.len() + HEADER;
+                let _ = message.errno();
+                links += usize::from(crate::kernel::netlink::link(&message).is_some());
+                let _ = crate::kernel::netlink::is_local(&message);
+                for header in [4, 8, 12, 16] {
+                    let attributes = message.attributes(header);
+                    for (kind, value) in attributes {
+                        let _ = (address(value), attributes.text(kind));
+                        let _ = attributes.nested(kind).u32(2);
+                    }
+                }
+            }
+            assert!(size <= bytes.len(), "no more is read than there is");
+        });
+        assert!(links > 100, "{links} were read as links");
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {

@@ -142,3 +142,23 @@ pub(crate) fn ra_links(netlink: &mut Netlink) -> io::Result<Vec<String>> {
         .map(|seen| seen.name)
         .collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::wire::messages;
+
+    #[test]
+    fn no_answer_of_the_corpus_panics_the_reader() {
+        let mut routes = 0;
+        crate::corpus::each_variant(env!("CARGO_MANIFEST_DIR"), "netlink", |bytes| {
+            for message in messages(bytes) {
+                for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
+                    routes += usize::from(any_route(&message, family).is_some());
+                    let _ = our_route(&message, family);
+                }
+            }
+        });
+        assert!(routes > 100, "{routes} were read as routes");
+    }
+}

@@ -120,3 +120,21 @@ pub(crate) fn be32_of(attributes: Attributes<'_>, kind: u16) -> Option<u32> {
     let value = attributes.find(kind)?.get(..4)?;
     Some(u32::from_be_bytes(value.try_into().ok()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::wire::messages;
+
+    #[test]
+    fn no_answer_of_the_corpus_panics_the_reader() {
+        let mut chains = 0;
+        crate::corpus::each_variant(env!("CARGO_MANIFEST_DIR"), "netlink", |bytes| {
+            for message in messages(bytes) {
+                chains += usize::from(chain_of(&message).is_some());
+                let _ = comment_of(message.attributes(HEADER));
+            }
+        });
+        assert!(chains > 100, "{chains} were read as chains");
+    }
+}
