@@ -225,12 +225,7 @@ fn send_due(socket: &UdpSocket, shared: &Shared, is_v6: bool) -> io::Result<()> 
     sent
 }
 
-fn receive(
-    bytes: &[u8],
-    from: SocketAddr,
-    socket: &UdpSocket,
-    shared: &Shared,
-) -> io::Result<()> {
+fn receive(bytes: &[u8], from: SocketAddr, socket: &UdpSocket, shared: &Shared) -> io::Result<()> {
     let Some(message) = Message::decode(bytes) else {
         return Ok(());
     };

@@ -111,5 +111,21 @@ pub(crate) fn a_deleted_device_is_made_anew() -> Result<()> {
     })
     .with_context(|| two.nodes[0].said())?;
     let link = two.nodes[0].run(&["ip", "link", "show", "weft0"])?;
-    ensure(link.contains("mtu 1440"), link)
+    ensure(link.contains("mtu 1440"), link)?;
+    // Only probes that are answered over the new link change the round trip.
+    for node in &two.nodes {
+        let before = node.status()?["peers"][0]["rtt_ms"].clone();
+        eventually("probes are answered and names known", SOON, || {
+            let status = node.status()?;
+            let peer = &status["peers"][0];
+            ensure(
+                peer["state"] == "established" && peer["rtt_ms"] != before,
+                peer,
+            )?;
+            let names = status["dns"]["names"].to_string();
+            ensure(names.contains("one.") && names.contains("two."), names)
+        })
+        .with_context(|| two.nodes[0].said())?;
+    }
+    Ok(())
 }
