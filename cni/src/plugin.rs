@@ -19,7 +19,7 @@ use crate::api::{
 use crate::client::{CallError, call};
 use crate::conf::{self, NetConf};
 use crate::env::{self, Invocation, Target};
-use crate::result::{AddResult, Interface, Ip};
+use crate::result::{AddResult, Interface, Ip, ResultRoute};
 use crate::{Attachment, Error, SpecVersion, code, note};
 
 const ADD_WITHIN: Duration = Duration::from_secs(60);
@@ -31,6 +31,8 @@ const STATUS_WITHIN: Duration = Duration::from_secs(5);
 
 /// `NSFS_MAGIC` of `linux/magic.h`.
 const NSFS: u64 = 0x6e73_6673;
+/// `RT_TABLE_MAIN` of `linux/rtnetlink.h`.
+const MAIN_TABLE: u32 = 254;
 
 /// The whole run of the plugin: environment and standard input in, standard output and exit code
 /// out. Also what `weft` does when it is called by the name `weft-cni`.
@@ -107,7 +109,6 @@ fn add(target: Target, conf: NetConf) -> Result<Value, Error> {
             .or_else(|| arg("K8S_POD_NAME")),
         namespace: arg("K8S_POD_NAMESPACE"),
         mtu: conf.mtu,
-        args: target.args,
     });
     let reply: AddReply = call(
         &conf.socket,
@@ -174,13 +175,9 @@ fn expected(prev: AddResult, target: &Target) -> Expected {
             && sandbox(each).as_ref() == Some(&target.netns)
     });
     let on_ours = |ip: &&Ip| ip.interface.is_none() || ip.interface.map(|at| at as usize) == ours;
-    let host = prev
-        .interfaces
-        .iter()
-        .filter(|each| sandbox(each).is_none());
+    let is_main = |each: &ResultRoute| each.table.is_none_or(|table| table == MAIN_TABLE);
     let interface = ours.map(|at| &prev.interfaces[at]);
     Expected {
-        host_ifnames: host.map(|each| each.name.clone()).collect(),
         mac: interface.and_then(|each| each.mac.clone()),
         mtu: interface.and_then(|each| each.mtu),
         addresses: prev
@@ -189,7 +186,12 @@ fn expected(prev: AddResult, target: &Target) -> Expected {
             .filter(on_ours)
             .map(|ip| ip.address)
             .collect(),
-        routes: prev.routes.into_iter().map(|each| each.route).collect(),
+        routes: prev
+            .routes
+            .into_iter()
+            .filter(is_main)
+            .map(|each| each.route)
+            .collect(),
     }
 }
 
@@ -335,7 +337,7 @@ mod tests {
                 {"address": "10.0.0.1/32", "interface": 1},
                 {"address": "10.0.0.2/32", "interface": 2},
                 {"address": "10.0.0.3/32", "interface": 3}],
-            "routes": [{"dst": "0.0.0.0/0"}]
+            "routes": [{"dst": "0.0.0.0/0"}, {"dst": "10.9.0.0/16", "table": 7}]
         });
         let target = Target {
             attachment: Attachment {
@@ -346,7 +348,6 @@ mod tests {
             args: BTreeMap::new(),
         };
         let expected = expected(AddResult::parse(&prev).unwrap(), &target);
-        assert_eq!(expected.host_ifnames, ["weft1"]);
         assert_eq!(expected.mac.as_deref(), Some("aa:bb"));
         assert_eq!(expected.addresses, ["10.0.0.1/32".parse().unwrap()]);
         assert_eq!(expected.routes.len(), 1);

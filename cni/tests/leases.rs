@@ -42,6 +42,7 @@ fn add(leases: &mut Leases, id: &str) -> Result<Lease, Error> {
         netns: "/run/netns/x".into(),
         netns_inode: None,
         host_ifname: "weft1".into(),
+        mtu: 1420,
     };
     leases.allocate(wanted, SystemTime::now())?;
     Ok(leases.bind(&key(id))?)

@@ -111,7 +111,7 @@ fn the_other_verbs_say_nothing_when_all_is_well() {
             {"CHECK": {
                 "attachment": attachment, "network": "weft", "netns_path": netns,
                 "expected": {
-                    "host_ifnames": [], "mac": null, "mtu": null,
+                    "mac": null, "mtu": null,
                     "addresses": ["10.32.7.2/32"], "routes": []}}},
             {"GC": {"network": "weft", "valid": [{"container_id": "c9", "ifname": "eth0"}]}},
             {"STATUS": {"network": "weft"}},

@@ -7,7 +7,6 @@
 
 mod wire;
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -79,9 +78,6 @@ pub struct AddRequest {
     /// Bytes, 1280 to 65535; `None` leaves it to the agent.
     #[serde(default)]
     pub mtu: Option<u32>,
-    /// `CNI_ARGS`, as it came.
-    #[serde(default)]
-    pub args: BTreeMap<String, String>,
 }
 
 /// What was made for an ADD.
@@ -149,9 +145,6 @@ pub struct CheckRequest {
 /// us had their say.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Expected {
-    /// The host interfaces of the result, ours among them.
-    #[serde(default)]
-    pub host_ifnames: Vec<String>,
     #[serde(default)]
     pub mac: Option<String>,
     #[serde(default)]

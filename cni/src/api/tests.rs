@@ -22,7 +22,6 @@ fn add() -> CniRequest {
         name: Some("web".into()),
         namespace: None,
         mtu: None,
-        args: BTreeMap::new(),
     })
 }
 

@@ -23,6 +23,9 @@ pub struct Lease {
     pub netns_inode: Option<u64>,
     /// The host's end.
     pub host_ifname: String,
+    /// Bytes, as the ADD gave it; absent from leases of before it was kept.
+    #[serde(default)]
+    pub mtu: Option<u32>,
     pub state: State,
     /// The kernel's boot (`/proc/sys/kernel/random/boot_id`) in which it was made; void in another.
     pub boot_id: String,

@@ -33,6 +33,8 @@ pub struct Allocation {
     pub netns: String,
     pub netns_inode: Option<u64>,
     pub host_ifname: String,
+    /// Bytes.
+    pub mtu: u32,
 }
 
 /// What a start found beside good leases.
@@ -123,6 +125,7 @@ impl Leases {
             netns: wanted.netns,
             netns_inode: wanted.netns_inode,
             host_ifname: wanted.host_ifname,
+            mtu: Some(wanted.mtu),
             state: State::Pending,
             boot_id: self.store.boot_id().to_owned(),
             created_ms: milliseconds(now),

@@ -5,6 +5,7 @@
 //! between any two finds what to undo ([`Workloads::settle`]), and what could not be done at once
 //! is done later ([`Workloads::tend`]).
 
+mod check;
 mod name;
 mod readdress;
 mod removal;
@@ -24,9 +25,7 @@ use std::time::SystemTime;
 use ipnet::IpNet;
 use tokio::sync::{Mutex, watch};
 use tracing::{info, warn};
-use weft_cni::api::{
-    self, AddReply, AddRequest, CheckRequest, DelRequest, Empty, GcRequest, StatusRequest,
-};
+use weft_cni::api::{self, AddReply, AddRequest, DelRequest, Empty, GcRequest, StatusRequest};
 use weft_cni::ipam::{Allocation, DiskStore, Lease, LeaseError, Leases};
 use weft_cni::{Attachment, Error, code, note};
 
@@ -129,9 +128,9 @@ impl Workloads {
         }
         let name = allowed_name(&request, &node)?;
         let request = AddRequest { name, ..request };
-        let lease = self.allocate(&mut leases, &request, &netns).await?;
-        self.publish_quietly(&leases);
         let mtu = request.mtu.unwrap_or(node.pod_mtu);
+        let lease = self.allocate(&mut leases, &request, &netns, mtu).await?;
+        self.publish_quietly(&leases);
         let pod = PodLink {
             host_link: lease.host_ifname.clone(),
             pod_link: request.attachment.ifname.to_string(),
@@ -150,7 +149,7 @@ impl Workloads {
         };
         if let Err(error) = leases.bind(&lease.attachment) {
             self.forget(&mut leases, &lease).await;
-            return Err(lease_error(&error));
+            return Err(error.into());
         }
         self.publish(&leases);
         info!(attachment = %lease.attachment, addresses = ?lease.addresses, name = lease.name.as_deref(), "attached");
@@ -175,6 +174,7 @@ impl Workloads {
         leases: &mut Leases,
         request: &AddRequest,
         netns: &OwnedFd,
+        mtu: u32,
     ) -> Result<Lease, Error> {
         let attachment = &request.attachment;
         let wanted = Allocation {
@@ -185,6 +185,7 @@ impl Workloads {
             netns: request.netns_path.clone(),
             netns_inode: rustix::fs::fstat(netns).ok().map(|stat| stat.st_ino),
             host_ifname: host_link(attachment),
+            mtu,
         };
         match leases.allocate(wanted.clone(), SystemTime::now()) {
             Err(LeaseError::Unfinished(_)) => {
@@ -192,11 +193,9 @@ impl Workloads {
                 if let Some(earlier) = earlier {
                     self.forget(leases, &earlier).await;
                 }
-                leases
-                    .allocate(wanted, SystemTime::now())
-                    .map_err(|e| lease_error(&e))
+                Ok(leases.allocate(wanted, SystemTime::now())?)
             }
-            other => other.map_err(|e| lease_error(&e)),
+            other => Ok(other?),
         }
     }
 
@@ -246,59 +245,6 @@ impl Workloads {
             }
         }
         Ok(())
-    }
-
-    /// CHECK.
-    ///
-    /// # Errors
-    /// [`code::CHECK_FAILED`] with everything that is not as ADD left it.
-    pub async fn check(
-        &self,
-        request: &CheckRequest,
-        netns: Option<OwnedFd>,
-    ) -> Result<Empty, Error> {
-        let netns = netns
-            .ok_or_else(|| Error::new(code::PROTOCOL, "a CHECK comes with a network namespace"))?;
-        let leases = self.leases.lock().await;
-        let lease = leases.by_attachment(&request.attachment).cloned();
-        drop(leases);
-        let lease = lease.ok_or_else(|| {
-            Error::new(
-                code::UNKNOWN_CONTAINER,
-                format!("{} is not attached", request.attachment),
-            )
-        })?;
-        let mut wrong = Vec::new();
-        for expected in &request.expected.addresses {
-            if !lease.addresses.contains(&expected.addr()) {
-                wrong.push(format!("{expected} is not this container's"));
-            }
-        }
-        for address in &lease.addresses {
-            if !request
-                .expected
-                .addresses
-                .iter()
-                .any(|e| e.addr() == *address)
-            {
-                wrong.push(format!("{address} is missing from the result"));
-            }
-        }
-        let pod = PodLink {
-            host_link: lease.host_ifname,
-            pod_link: request.attachment.ifname.to_string(),
-            addresses: lease.addresses,
-            mtu: request.expected.mtu.unwrap_or(self.node.borrow().pod_mtu),
-        };
-        let found = self.kernel.check(netns, pod).await;
-        wrong.extend(found.map_err(|e| Error::new(code::CHECK_FAILED, e.to_string()))?);
-        if wrong.is_empty() {
-            return Ok(Empty {});
-        }
-        Err(Error::new(
-            code::CHECK_FAILED,
-            format!("{}: {}", request.attachment, wrong.join("; ")),
-        ))
     }
 
     /// GC: everything of the network that is not in `valid` is detached.
@@ -391,14 +337,4 @@ fn gateway(address: IpAddr) -> IpAddr {
         IpAddr::V4(_) => GATEWAY_V4.into(),
         IpAddr::V6(_) => GATEWAY_V6.into(),
     }
-}
-
-fn lease_error(error: &LeaseError) -> Error {
-    let code = match error {
-        LeaseError::Attached { .. } => code::ALREADY_ATTACHED,
-        LeaseError::Unfinished(_) | LeaseError::Pool(_) => code::TRY_AGAIN,
-        LeaseError::Unknown(_) => code::UNKNOWN_CONTAINER,
-        LeaseError::Store(_) => code::IO,
-    };
-    Error::new(code, error.to_string())
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 use weft_cni::ipam::{Lease, Leases, State};
-use weft_cni::note;
 
 use super::settle::{bears_another, orphans};
 use super::{HAND_NETWORK, Snapshot, Workloads};

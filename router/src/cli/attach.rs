@@ -1,7 +1,6 @@
 //! `weft attach` and `weft detach`: what the CNI plugin does, for a container that no runtime
 //! attaches.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -91,7 +90,6 @@ pub(super) fn attach(args: &AttachArgs, socket: &Path) -> anyhow::Result<()> {
         name: args.name.clone(),
         namespace: None,
         mtu: None,
-        args: BTreeMap::new(),
     };
     let reply: AddReply = ask_cni(socket, CniRequest::Add(request), Some(netns.as_fd()))?;
     if args.json {

@@ -115,7 +115,6 @@ async fn add(workloads: &Arc<Workloads>, id: &str, pod: &Pod) -> AddReply {
         name: None,
         namespace: None,
         mtu: None,
-        args: Default::default(),
     };
     workloads.add(request, Some(pod.netns())).await.unwrap()
 }
@@ -174,6 +173,7 @@ fn a_held_lease_and_its_link_are_removed_while_the_agent_runs() {
             netns: "/run/netns/a".into(),
             netns_inode: None,
             host_ifname: link.clone(),
+            mtu: 1420,
         };
         earlier
             .allocate(wanted, std::time::SystemTime::now())

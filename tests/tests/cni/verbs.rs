@@ -150,7 +150,7 @@ pub(super) fn check_names_each_thing_that_is_wrong() -> Result<()> {
     let lab = Lab::new()?;
     let node = one_node(&lab)?;
     let network = network(&node, "1.0.0", &[])?;
-    let harms: [(&str, &[&str]); 5] = [
+    let harms: [(&str, &[&str]); 6] = [
         (
             "has not the address",
             &["ip", "addr", "del", "V4/32", "dev", "eth0"],
@@ -159,6 +159,10 @@ pub(super) fn check_names_each_thing_that_is_wrong() -> Result<()> {
         ("no default route", &["ip", "-6", "route", "del", "default"]),
         ("is down", &["ip", "link", "set", "eth0", "down"]),
         ("the MTU", &["ip", "link", "set", "eth0", "mtu", "1300"]),
+        (
+            "the Ethernet address",
+            &["ip", "link", "set", "eth0", "address", "06:00:00:00:00:01"],
+        ),
     ];
     for (count, (word, words)) in harms.into_iter().enumerate() {
         let (container, pod) = container(&node, &format!("web{count}"))?;

@@ -28,6 +28,7 @@ fn allocation(id: &str) -> Allocation {
         netns: format!("/run/netns/{id}"),
         netns_inode: None,
         host_ifname: format!("weft{id}"),
+        mtu: 1420,
     }
 }
 

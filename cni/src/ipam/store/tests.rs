@@ -16,6 +16,7 @@ fn lease(addresses: &[&str], boot_id: &str) -> Lease {
         netns: "/run/netns/c1".into(),
         netns_inode: Some(7),
         host_ifname: "weft1".into(),
+        mtu: Some(1420),
         state: State::Pending,
         boot_id: boot_id.into(),
         created_ms: 1,

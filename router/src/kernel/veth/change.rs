@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::attach::{add_inside, open_inside};
 use super::requests::{Known, gateways_for, host_side, over, pod_side};
-use super::{PodLink, Removal, VethError, is_our_veth, macs};
+use super::{Inside, PodLink, Removal, VethError, is_our_veth, macs};
 use crate::host::{RouteKey, Target};
 use crate::kernel::linux::{Worker, flat};
 use crate::kernel::netlink;
@@ -116,6 +116,21 @@ impl Worker {
         }
         Ok(wrong)
     }
+}
+
+pub(super) fn inside(netns: BorrowedFd<'_>, pod_link: &str) -> Result<Inside, VethError> {
+    let act = || format!("look at {pod_link} of the pod");
+    let mut inside = open_inside(netns)?;
+    let links = netlink::links(&mut inside).map_err(VethError::during(act()))?;
+    let routes = netlink::all_routes(&mut inside).map_err(VethError::during(act()))?;
+    let link = links.into_iter().find(|link| link.name == pod_link);
+    Ok(Inside {
+        mac: link.and_then(|link| link.mac),
+        routes: routes
+            .into_iter()
+            .map(|route| (route.destination, route.gateway))
+            .collect(),
+    })
 }
 
 fn without(these: &[IpAddr], those: &[IpAddr]) -> Vec<IpAddr> {

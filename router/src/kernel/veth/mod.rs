@@ -16,6 +16,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 
+use ipnet::IpNet;
+
 use super::KernelError;
 use super::linux::Linux;
 use super::netlink::{self, LinkSeen};
@@ -45,6 +47,15 @@ pub struct PodLink {
 pub struct Attached {
     pub host_mac: Mac,
     pub pod_mac: Mac,
+}
+
+/// What a pod has, by whoever set it up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inside {
+    /// Of the interface that was asked for.
+    pub mac: Option<Mac>,
+    /// Of every interface: the destination and, where there is just one, the gateway.
+    pub routes: Vec<(IpNet, Option<IpAddr>)>,
 }
 
 /// A veth of ours on the host.
@@ -151,6 +162,15 @@ impl Linux {
     /// When the namespace or the kernel cannot be asked.
     pub async fn check(&self, netns: OwnedFd, pod: PodLink) -> Result<Vec<String>, VethError> {
         self.call(move |worker| worker.check(netns.as_fd(), &pod))
+            .await?
+    }
+
+    /// What is in the pod, of us or of others.
+    ///
+    /// # Errors
+    /// When the namespace or the kernel cannot be asked.
+    pub async fn inside(&self, netns: OwnedFd, pod_link: String) -> Result<Inside, VethError> {
+        self.call(move |_| change::inside(netns.as_fd(), &pod_link))
             .await?
     }
 
