@@ -167,6 +167,8 @@ impl Side {
 
     fn run(&self, node: &LabNode, verb: &str, netns: &Netns) -> Result<()> {
         let output = node
+            .machine()
+            .node()
             .command(&self.cnitool)
             .args([verb, "bench"])
             .arg(netns.path())
