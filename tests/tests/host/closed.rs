@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use weft_router::demo::net::{NetError, Netns};
 use weft_tests::lab::{LabNode, all_sealed, ensure, eventually};
 
-use super::support::{SOON, Two, netns, our_routes, our_table, pod_ranges};
+use super::support::{SOON, Two, netns, our_routes, our_table, ping, pod_ranges};
 
 /// Sends datagrams from inside `netns` to `targets`, again and again, until dropped.
 struct Sending {
@@ -177,7 +177,29 @@ pub(crate) fn a_forged_packet_from_the_underlay_is_dropped_and_counted() -> Resu
     Ok(())
 }
 
-/// Packets with a pool's source that came in the clear, as our table counts them.
+/// Somebody on the underlay who routes to a pod by its node, as a curious neighbour may.
+pub(crate) fn a_neighbour_outside_of_the_mesh_cannot_reach_a_pod() -> Result<()> {
+    let two = Two::new()?;
+    let neighbour = two.lab.node("neighbour")?;
+    let [a, _] = &two.nodes;
+    for (pod, via) in [
+        (IpAddr::from(two.pods[0].v4()?), IpAddr::from(a.v4())),
+        (IpAddr::from(two.pods[0].v6()?), IpAddr::from(a.v6()?)),
+    ] {
+        let family = if pod.is_ipv4() { "-4" } else { "-6" };
+        let (pod_text, via) = (pod.to_string(), via.to_string());
+        neighbour.run(&["ip", family, "route", "add", &pod_text, "via", &via])?;
+        let before = dropped(a)?;
+        ensure(ping(&neighbour, pod).is_err(), "a pod answers in the clear")?;
+        eventually("the packet is counted", SOON, || {
+            let now = dropped(a)?;
+            ensure(now > before, format!("{now} dropped, {before} before"))
+        })?;
+    }
+    Ok(())
+}
+
+/// Packets of the mesh's ranges that came in the clear, as our table counts them.
 fn dropped(node: &LabNode) -> Result<u64> {
     let status = node.status()?;
     let firewall = status["engine"]["drops"]["arrived_in_the_clear"].as_u64();

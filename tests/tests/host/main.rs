@@ -10,7 +10,7 @@ mod support;
 
 use closed::{
     a_forged_packet_from_the_underlay_is_dropped_and_counted,
-    no_packet_of_the_pool_is_ever_in_the_clear,
+    a_neighbour_outside_of_the_mesh_cannot_reach_a_pod, no_packet_of_the_pool_is_ever_in_the_clear,
 };
 use guest::{
     a_firewall_in_the_way_is_named_until_it_is_gone, an_idle_agent_costs_little,
@@ -39,6 +39,7 @@ lab_tests!(
     the_host_and_pods_reach_each_other_both_ways,
     a_pod_reaches_outside_by_its_nodes_address,
     a_forged_packet_from_the_underlay_is_dropped_and_counted,
+    a_neighbour_outside_of_the_mesh_cannot_reach_a_pod,
     a_founder_refuses_a_pool_that_the_host_uses,
     a_joiner_refuses_a_pool_that_the_host_uses,
     a_joiner_does_not_mind_what_uses_another_meshs_pool,
