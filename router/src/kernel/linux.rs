@@ -13,14 +13,12 @@ use tokio::sync::{oneshot, watch};
 use tracing::debug;
 
 use super::monitor::Monitor;
-use super::netlink::{self, Put};
-use super::nft;
+use super::netlink::{self, Put, Request, Rtnetlink};
 use super::nft::foreign::{self, ForeignFirewall};
+use super::nft::{self, Nftnetlink};
 use super::snapshot;
-use super::socket::Netlink;
 use super::sysctl::{self, Kept};
 use super::veth::{self, Reaper};
-use super::wire::Message;
 use super::{Kernel, KernelError, StepError};
 use crate::host::{Desired, Observed, Target};
 use crate::overlap::Snapshot;
@@ -48,9 +46,9 @@ pub struct Cleaned {
 
 /// What the thread owns.
 pub(crate) struct Worker {
-    pub(crate) route: Netlink,
+    pub(crate) route: Rtnetlink,
     /// Why there is none, where the kernel has no nftables.
-    pub(crate) nft: io::Result<Netlink>,
+    pub(crate) nft: io::Result<Nftnetlink>,
     pub(crate) reaper: Reaper,
     kept: Kept,
 }
@@ -62,13 +60,13 @@ impl Linux {
     /// # Errors
     /// When netlink cannot be opened or no thread be had.
     pub fn open(state_dir: &Path) -> Result<Self, KernelError> {
-        let route = Netlink::open(libc::NETLINK_ROUTE)
-            .map_err(KernelError::during("open a netlink socket for routes"))?;
-        let nft = Netlink::open(libc::NETLINK_NETFILTER);
+        let route =
+            Rtnetlink::open().map_err(KernelError::during("open a netlink socket for routes"))?;
+        let nft = Nftnetlink::open();
         let reaper =
             Reaper::start().map_err(KernelError::during("start the thread that removes links"))?;
         let mut own = vec![route.port(), reaper.port()];
-        own.extend(nft.as_ref().map(Netlink::port));
+        own.extend(nft.as_ref().map(Nftnetlink::port));
         let monitor =
             Monitor::start(own).map_err(KernelError::during("listen for changes by netlink"))?;
         let mut worker = Worker {
@@ -186,7 +184,7 @@ impl Kernel for Linux {
 }
 
 impl Worker {
-    fn nft(&mut self) -> io::Result<&mut Netlink> {
+    fn nft(&mut self) -> io::Result<&mut Nftnetlink> {
         self.nft
             .as_mut()
             .map_err(|error| io::Error::new(error.kind(), error.to_string()))
@@ -229,7 +227,7 @@ impl Worker {
         failures
     }
 
-    fn send(&mut self, batch: &mut Vec<(&Step, Message)>, failures: &mut Vec<StepError>) {
+    fn send(&mut self, batch: &mut Vec<(&Step, Request)>, failures: &mut Vec<StepError>) {
         let (steps, messages): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
         match self.route.transact(messages) {
             Ok(outcomes) => {
@@ -305,7 +303,7 @@ impl Cleaned {
 }
 
 /// The request that carries a step out; `None` for what is not rtnetlink's.
-fn request(step: &Step, links: &BTreeMap<String, u32>) -> io::Result<Option<Message>> {
+fn request(step: &Step, links: &BTreeMap<String, u32>) -> io::Result<Option<Request>> {
     let index = |name: &String| {
         links
             .get(name)
@@ -324,11 +322,7 @@ fn request(step: &Step, links: &BTreeMap<String, u32>) -> io::Result<Option<Mess
         Step::ReplaceRoute { key, target } => {
             netlink::put_route(*key, target, over(target)?, Put::Replace)
         }
-        // Over this link only: the address may be another pod's by now.
-        Step::RemoveRoute { key, target } => match over(target)? {
-            0 => netlink::remove_route(*key, target),
-            index => netlink::remove_route(*key, target).u32(libc::RTA_OIF, index),
-        },
+        Step::RemoveRoute { key, target } => netlink::remove_route(*key, target, over(target)?),
         Step::SetNeighbour { key, mac } => {
             netlink::set_neighbour(index(&key.link)?, key.address, *mac)
         }

@@ -12,7 +12,6 @@ mod snapshot;
 mod socket;
 pub mod sysctl;
 pub mod veth;
-mod wire;
 
 use std::future::Future;
 use std::io;

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
-use super::wire::messages;
+use super::socket::{DATAGRAM, frames};
 
 /// `RTNLGRP_*`: links; IPv4 and IPv6 addresses and routes.
 const ROUTE_GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
@@ -20,7 +20,6 @@ const ROUTE_GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
 const NFT_GROUPS: [u32; 1] = [7];
 /// Room for what a storm of changes brings before it is read; more than that is one "look again".
 const RECEIVE_BUFFER: u32 = 1 << 20;
-const DATAGRAM: usize = 64 * 1024;
 
 /// The listening tasks; they end with this value.
 #[derive(Debug)]
@@ -83,7 +82,8 @@ async fn watch(socket: AsyncFd<Socket>, own: Vec<u32>, changed: watch::Sender<u6
             match recv(socket.get_ref(), &mut buffer[..], RecvFlags::DONTWAIT) {
                 Ok((_, length)) => {
                     let length = length.min(buffer.len());
-                    news |= messages(&buffer[..length]).any(|m| !own.contains(&m.port));
+                    news |=
+                        frames(&buffer[..length]).any(|frame| !own.contains(&frame.port_number()));
                 }
                 Err(rustix::io::Errno::AGAIN) => break,
                 Err(rustix::io::Errno::INTR) => {}

@@ -5,15 +5,14 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 
-use super::netlink::{addresses, all_routes, links};
-use super::socket::Netlink;
+use super::netlink::{Rtnetlink, addresses, all_routes, links};
 use crate::host::{LINK_PREFIX, PROTOCOL};
 use crate::overlap::{HostRoute, InterfaceAddress, Snapshot};
 
 /// resolv.conf, and where systemd-resolved keeps the servers behind its own.
 const RESOLV: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
 
-pub(crate) fn snapshot(netlink: &mut Netlink) -> io::Result<Snapshot> {
+pub(crate) fn snapshot(netlink: &mut Rtnetlink) -> io::Result<Snapshot> {
     let names: BTreeMap<u32, String> = links(netlink)?
         .into_iter()
         .map(|seen| (seen.index, seen.name))
@@ -28,7 +27,7 @@ pub(crate) fn snapshot(netlink: &mut Netlink) -> io::Result<Snapshot> {
         .partition(|interface| interface.link.starts_with(LINK_PREFIX));
     let foreign: Vec<_> = all_routes(netlink)?
         .into_iter()
-        .filter(|route| route.protocol != PROTOCOL)
+        .filter(|route| route.protocol != PROTOCOL.into())
         .filter(|route| !name(route.link).starts_with(LINK_PREFIX))
         .collect();
     let gateways: BTreeSet<IpAddr> = foreign.iter().filter_map(|route| route.gateway).collect();

@@ -1,18 +1,20 @@
 //! Requests to rtnetlink as messages. Pure.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-
-use super::{
-    ADDRESS_HEADER, LINK_HEADER, METRIC_MTU, NEIGHBOUR_HEADER, ROUTE_HEADER, SKIP_STATISTICS, UP,
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
+use netlink_packet_route::route::{
+    RouteAttribute, RouteMessage, RouteMetric, RouteScope, RouteType,
 };
-use crate::host::{Link, Mac, PROTOCOL, RouteKey, Target};
-use crate::kernel::wire::Message;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::{LinkUnspec, RouteMessageBuilder};
 
-const CREATE: u16 = libc::NLM_F_CREATE as u16;
-const EXCLUSIVE: u16 = libc::NLM_F_EXCL as u16;
-const REPLACE: u16 = libc::NLM_F_REPLACE as u16;
+use super::{Request, request};
+use crate::host::{Link, Mac, PROTOCOL, RouteKey, Target};
 
 /// How a route is put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,162 +25,186 @@ pub(crate) enum Put {
     Replace,
 }
 
-/// Asks for one link by name; the answer is read by [`link`].
-pub(crate) fn get_link(name: &str) -> Message {
-    Message::new(libc::RTM_GETLINK, 0, &[0; LINK_HEADER])
-        .u32(libc::IFLA_EXT_MASK, SKIP_STATISTICS)
-        .text(libc::IFLA_IFNAME, name)
+/// Asks for one link by name; the answer is read by [`link`](super::link).
+pub(crate) fn get_link(name: &str) -> Request {
+    let message = LinkUnspec::new_with_name(name)
+        .append_extra_attribute(without_statistics())
+        .build();
+    request(RouteNetlinkMessage::GetLink(message), 0)
 }
 
-pub(crate) fn set_link(index: u32, link: Link) -> Message {
-    let flags = if link.up { UP } else { 0 };
-    Message::new(libc::RTM_SETLINK, 0, &link_header(index, flags, UP)).u32(libc::IFLA_MTU, link.mtu)
+pub(super) fn without_statistics() -> LinkAttribute {
+    LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])
 }
 
-pub(crate) fn set_up(index: u32) -> Message {
-    Message::new(libc::RTM_SETLINK, 0, &link_header(index, UP, UP))
+/// Refused when a link of this name is there.
+pub(crate) fn new_link(message: LinkMessage) -> Request {
+    let flags = NLM_F_CREATE | NLM_F_EXCL;
+    request(RouteNetlinkMessage::NewLink(message), flags)
 }
 
-pub(crate) fn set_down(index: u32) -> Message {
-    Message::new(libc::RTM_SETLINK, 0, &link_header(index, 0, UP))
+pub(crate) fn update_link(message: LinkMessage) -> Request {
+    request(RouteNetlinkMessage::SetLink(message), 0)
 }
 
-pub(crate) fn remove_link(index: u32) -> Message {
-    Message::new(libc::RTM_DELLINK, 0, &link_header(index, 0, 0))
+pub(crate) fn set_link(index: u32, link: Link) -> Request {
+    let message = LinkUnspec::new_with_index(index).mtu(link.mtu);
+    let message = if link.up {
+        message.up()
+    } else {
+        message.down()
+    };
+    update_link(message.build())
 }
 
-pub(crate) fn link_header(index: u32, flags: u32, mask: u32) -> [u8; LINK_HEADER] {
-    let mut header = [0; LINK_HEADER];
-    header[4..8].copy_from_slice(&index.to_ne_bytes());
-    header[8..12].copy_from_slice(&flags.to_ne_bytes());
-    header[12..].copy_from_slice(&mask.to_ne_bytes());
-    header
+pub(crate) fn set_up(index: u32) -> Request {
+    update_link(LinkUnspec::new_with_index(index).up().build())
 }
 
-pub(crate) fn add_address(index: u32, net: IpNet) -> Message {
-    let flags = libc::IFA_F_NOPREFIXROUTE | libc::IFA_F_NODAD | libc::IFA_F_PERMANENT;
-    address_message(libc::RTM_NEWADDR, CREATE | REPLACE, index, net).u32(libc::IFA_FLAGS, flags)
+pub(crate) fn set_down(index: u32) -> Request {
+    update_link(LinkUnspec::new_with_index(index).down().build())
 }
 
-pub(crate) fn remove_address(index: u32, net: IpNet) -> Message {
-    address_message(libc::RTM_DELADDR, 0, index, net)
+pub(crate) fn remove_link(index: u32) -> Request {
+    let message = LinkUnspec::new_with_index(index).build();
+    request(RouteNetlinkMessage::DelLink(message), 0)
 }
 
-fn address_message(kind: u16, flags: u16, index: u32, net: IpNet) -> Message {
-    let mut header = [0; ADDRESS_HEADER];
-    header[0] = family(net.addr());
-    header[1] = net.prefix_len();
-    header[4..].copy_from_slice(&index.to_ne_bytes());
-    Message::new(kind, flags, &header)
-        .address(libc::IFA_LOCAL, net.addr())
-        .address(libc::IFA_ADDRESS, net.addr())
+pub(crate) fn add_address(index: u32, net: IpNet) -> Request {
+    let mut message = address_message(index, net);
+    let flags = AddressFlags::Noprefixroute | AddressFlags::Nodad | AddressFlags::Permanent;
+    message.attributes.push(AddressAttribute::Flags(flags));
+    let flags = NLM_F_CREATE | NLM_F_REPLACE;
+    request(RouteNetlinkMessage::NewAddress(message), flags)
+}
+
+pub(crate) fn remove_address(index: u32, net: IpNet) -> Request {
+    let message = address_message(index, net);
+    request(RouteNetlinkMessage::DelAddress(message), 0)
+}
+
+/// Not by rtnetlink's builder, which gives IPv4 a broadcast address and the kernel a route to it.
+fn address_message(index: u32, net: IpNet) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family(net.addr());
+    message.header.prefix_len = net.prefix_len();
+    message.header.index = index;
+    message.attributes = vec![
+        AddressAttribute::Local(net.addr()),
+        AddressAttribute::Address(net.addr()),
+    ];
+    message
 }
 
 /// `index` is that of the target's link, if it has one.
-pub(crate) fn put_route(key: RouteKey, target: &Target, index: u32, put: Put) -> Message {
+pub(crate) fn put_route(key: RouteKey, target: &Target, index: u32, put: Put) -> Request {
     let flags = match put {
-        Put::New => CREATE | EXCLUSIVE,
-        Put::Replace => CREATE | REPLACE,
+        Put::New => NLM_F_CREATE | NLM_F_EXCL,
+        Put::Replace => NLM_F_CREATE | NLM_F_REPLACE,
     };
-    let (kind, scope) = match target {
-        Target::Unreachable => (libc::RTN_UNREACHABLE, libc::RT_SCOPE_UNIVERSE),
-        Target::Link { .. } => (libc::RTN_UNICAST, libc::RT_SCOPE_LINK),
-    };
-    let message = route_message(libc::RTM_NEWROUTE, flags, key, kind, scope);
-    let Target::Link {
+    let mut message = keyed_route(key, target, index);
+    if let Target::Link {
         preferred_source,
         mtu,
         ..
     } = target
-    else {
-        return message;
-    };
-    let mut message = message.u32(libc::RTA_OIF, index);
-    if let Some(source) = preferred_source {
-        message = message.address(libc::RTA_PREFSRC, *source);
+    {
+        message.header.scope = RouteScope::Link;
+        let source = preferred_source.map(|source| RouteAttribute::PrefSource(source.into()));
+        let metrics = mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
+        message.attributes.extend(source);
+        message.attributes.extend(metrics);
     }
-    if let Some(mtu) = mtu {
-        message = message.nest(libc::RTA_METRICS, |m| m.u32(METRIC_MTU, *mtu));
+    request(RouteNetlinkMessage::NewRoute(message), flags)
+}
+
+/// Names the route by its key, our protocol, its kind and its link, so that no other can be meant:
+/// the address may be another pod's by now.
+pub(crate) fn remove_route(key: RouteKey, target: &Target, index: u32) -> Request {
+    let mut message = keyed_route(key, target, index);
+    // Of whatever scope it is.
+    message.header.scope = RouteScope::NoWhere;
+    request(RouteNetlinkMessage::DelRoute(message), 0)
+}
+
+fn keyed_route(key: RouteKey, target: &Target, index: u32) -> RouteMessage {
+    let mut message = route_to(key.destination);
+    let priority = RouteAttribute::Priority(key.metric);
+    message.attributes.push(priority);
+    match target {
+        Target::Unreachable => message.header.kind = RouteType::Unreachable,
+        Target::Link { .. } => message.attributes.push(RouteAttribute::Oif(index)),
     }
     message
 }
 
-/// Names the route by its key, our protocol and its kind, so that no other can be meant.
-pub(crate) fn remove_route(key: RouteKey, target: &Target) -> Message {
-    let kind = match target {
-        Target::Unreachable => libc::RTN_UNREACHABLE,
-        Target::Link { .. } => libc::RTN_UNICAST,
-    };
-    route_message(libc::RTM_DELROUTE, 0, key, kind, libc::RT_SCOPE_NOWHERE)
-}
-
-fn route_message(kind: u16, flags: u16, key: RouteKey, route: u8, scope: u8) -> Message {
-    let destination = key.destination;
-    let family = family(destination.addr());
-    let header = route_header(family, destination.prefix_len(), scope, route);
-    Message::new(kind, flags, &header)
-        .address(libc::RTA_DST, destination.addr())
-        .u32(libc::RTA_PRIORITY, key.metric)
-}
-
-pub(super) fn route_header(family: u8, length: u8, scope: u8, kind: u8) -> [u8; ROUTE_HEADER] {
-    let mut header = [0; ROUTE_HEADER];
-    header[0] = family;
-    header[1] = length;
-    header[4] = libc::RT_TABLE_MAIN;
-    header[5] = PROTOCOL;
-    header[6] = scope;
-    header[7] = kind;
-    header
-}
-
-pub(crate) fn set_neighbour(index: u32, address: IpAddr, mac: Mac) -> Message {
-    neighbour_message(libc::RTM_NEWNEIGH, CREATE | REPLACE, index, address)
-        .attr(libc::NDA_LLADDR, &mac.0)
-}
-
-pub(crate) fn remove_neighbour(index: u32, address: IpAddr) -> Message {
-    neighbour_message(libc::RTM_DELNEIGH, 0, index, address)
-}
-
-fn neighbour_message(kind: u16, flags: u16, index: u32, address: IpAddr) -> Message {
-    let mut header = [0; NEIGHBOUR_HEADER];
-    header[0] = family(address);
-    header[4..8].copy_from_slice(&index.to_ne_bytes());
-    header[8..10].copy_from_slice(&libc::NUD_PERMANENT.to_ne_bytes());
-    Message::new(kind, flags, &header).address(libc::NDA_DST, address)
-}
-
-fn family(address: IpAddr) -> u8 {
-    match address {
-        IpAddr::V4(_) => libc::AF_INET as u8,
-        IpAddr::V6(_) => libc::AF_INET6 as u8,
+/// A unicast route of our protocol in the main table.
+fn route_to(destination: IpNet) -> RouteMessage {
+    let length = destination.prefix_len();
+    match destination {
+        IpNet::V4(net) => RouteMessageBuilder::<Ipv4Addr>::new()
+            .protocol(PROTOCOL.into())
+            .destination_prefix(net.addr(), length)
+            .build(),
+        IpNet::V6(net) => RouteMessageBuilder::<Ipv6Addr>::new()
+            .protocol(PROTOCOL.into())
+            .destination_prefix(net.addr(), length)
+            .build(),
     }
 }
 
-/// Asks which route a packet to the address takes; the answer is read by [`is_local`].
-pub(crate) fn get_route(address: IpAddr) -> Message {
-    let mut header = [0; ROUTE_HEADER];
-    header[0] = family(address);
-    header[1] = IpNet::from(address).prefix_len();
-    Message::new(libc::RTM_GETROUTE, 0, &header).address(libc::RTA_DST, address)
+pub(crate) fn set_neighbour(index: u32, address: IpAddr, mac: Mac) -> Request {
+    let mut message = neighbour_message(index, address);
+    let mac = NeighbourAttribute::LinkLayerAddress(mac.0.to_vec());
+    message.attributes.push(mac);
+    let flags = NLM_F_CREATE | NLM_F_REPLACE;
+    request(RouteNetlinkMessage::NewNeighbour(message), flags)
+}
+
+pub(crate) fn remove_neighbour(index: u32, address: IpAddr) -> Request {
+    let message = neighbour_message(index, address);
+    request(RouteNetlinkMessage::DelNeighbour(message), 0)
+}
+
+fn neighbour_message(index: u32, address: IpAddr) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family(address);
+    message.header.ifindex = index;
+    message.header.state = NeighbourState::Permanent;
+    message.attributes = vec![NeighbourAttribute::Destination(address.into())];
+    message
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+/// Asks which route a packet to the address takes; the answer is read by
+/// [`is_local`](super::is_local).
+pub(crate) fn get_route(address: IpAddr) -> Request {
+    // Strict checking wants all else in the header to be 0.
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(address);
+    message.header.destination_prefix_length = IpNet::from(address).prefix_len();
+    message.attributes = vec![RouteAttribute::Destination(address.into())];
+    request(RouteNetlinkMessage::GetRoute(message), 0)
 }
 
 /// A route of a pod's own: on the link, or by a gateway on it.
-pub(crate) fn gateway_route(index: u32, destination: IpNet, gateway: Option<IpAddr>) -> Message {
-    let scope = match gateway {
-        None => libc::RT_SCOPE_LINK,
-        Some(_) => libc::RT_SCOPE_UNIVERSE,
-    };
-    let family = family(destination.addr());
-    let header = route_header(family, destination.prefix_len(), scope, libc::RTN_UNICAST);
-    let mut message = Message::new(libc::RTM_NEWROUTE, CREATE | REPLACE, &header)
-        .address(libc::RTA_DST, destination.addr())
-        .u32(libc::RTA_OIF, index);
-    if let Some(gateway) = gateway {
-        message = message.address(libc::RTA_GATEWAY, gateway);
+pub(crate) fn gateway_route(index: u32, destination: IpNet, gateway: Option<IpAddr>) -> Request {
+    let mut message = route_to(destination);
+    message.attributes.push(RouteAttribute::Oif(index));
+    match gateway {
+        None => message.header.scope = RouteScope::Link,
+        Some(gateway) => message
+            .attributes
+            .push(RouteAttribute::Gateway(gateway.into())),
     }
-    message
+    let flags = NLM_F_CREATE | NLM_F_REPLACE;
+    request(RouteNetlinkMessage::NewRoute(message), flags)
 }
 
 /// 0.0.0.0/0 or ::/0, as the gateway's family is.

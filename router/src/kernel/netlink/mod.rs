@@ -1,4 +1,4 @@
-//! Links, addresses, routes and neighbours over rtnetlink: requests as bytes, dumps as values.
+//! Links, addresses, routes and neighbours over rtnetlink: requests, and dumps as values.
 //!
 //! Of routes only what bears our protocol number is seen as ours, of the rest only what hangs on
 //! our links.
@@ -7,23 +7,37 @@ mod asked;
 mod routes;
 mod seen;
 
+use std::io;
+
+use netlink_packet_core::NetlinkMessage;
+use netlink_packet_route::RouteNetlinkMessage;
+
 pub(crate) use asked::{
-    Put, add_address, default_of, gateway_route, get_link, get_route, link_header, put_route,
+    Put, add_address, default_of, gateway_route, get_link, get_route, new_link, put_route,
     remove_address, remove_link, remove_neighbour, remove_route, set_down, set_link, set_neighbour,
-    set_up,
+    set_up, update_link,
 };
 pub(crate) use routes::{all_routes, default_gateways, is_local, ra_links};
 pub(crate) use seen::{LinkSeen, addresses, link, links, observe};
 
-const DUMP: u16 = libc::NLM_F_DUMP as u16;
-/// No statistics in dumps of links.
-const SKIP_STATISTICS: u32 = 1 << 3;
-const UP: u32 = libc::IFF_UP as u32;
-/// `RTAX_MTU`
-const METRIC_MTU: u16 = 2;
+use super::socket::Netlink;
 
-/// Of `struct ifinfomsg`, `ifaddrmsg`, `rtmsg`, `ndmsg`.
-const LINK_HEADER: usize = 16;
-const ADDRESS_HEADER: usize = 8;
-const ROUTE_HEADER: usize = 12;
-const NEIGHBOUR_HEADER: usize = 12;
+/// A socket for links, addresses, routes and neighbours.
+pub(crate) type Rtnetlink = Netlink<RouteNetlinkMessage>;
+
+/// A message for it, with its flags.
+pub(crate) type Request = NetlinkMessage<RouteNetlinkMessage>;
+
+impl Rtnetlink {
+    /// Opens a socket in the namespace of this thread.
+    pub(crate) fn open() -> io::Result<Self> {
+        Self::new(libc::NETLINK_ROUTE)
+    }
+}
+
+/// `flags` are `NLM_F_*`, beyond those that the socket sets.
+fn request(message: RouteNetlinkMessage, flags: u16) -> Request {
+    let mut request = NetlinkMessage::from(message);
+    request.header.flags = flags;
+    request
+}

@@ -2,19 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+use netlink_packet_core::NLM_F_DUMP;
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
+    RouteProtocol, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::asked::route_header;
 use super::seen::links;
-use super::{DUMP, METRIC_MTU, ROUTE_HEADER};
+use super::{Rtnetlink, request};
 use crate::host::{PROTOCOL, RouteKey};
-use crate::kernel::socket::Netlink;
-use crate::kernel::wire::{Message, Received, address, u32_at};
 
-/// `RTPROT_RA`: the kernel, from a router advertisement.
-const PROTOCOL_RA: u8 = 9;
+const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
 
 /// A route over a link, by its index.
 pub(super) struct RouteOver {
@@ -30,93 +32,136 @@ pub(super) struct OurRoute {
 }
 
 /// What bears our protocol in the main table.
-pub(super) fn our_routes(netlink: &mut Netlink) -> io::Result<Vec<OurRoute>> {
-    let mut found = Vec::new();
-    for family in [libc::AF_INET, libc::AF_INET6] {
-        // With strict checking the kernel leaves out what has another protocol itself.
-        let header = route_header(family as u8, 0, 0, 0);
-        let request = Message::new(libc::RTM_GETROUTE, DUMP, &header);
-        found.extend(netlink.dump(&request, |message| our_route(&message, family as u8))?);
-    }
-    Ok(found)
-}
-
-fn our_route(message: &Received<'_>, family: u8) -> Option<OurRoute> {
-    let body = message.body;
-    let header = body.get(..ROUTE_HEADER)?;
-    let (table, protocol, kind) = (header[4], header[5], header[7]);
-    let cloned = u32_at(header, 8)? & libc::RTM_F_CLONED != 0;
-    if header[0] != family || protocol != PROTOCOL || table != libc::RT_TABLE_MAIN || cloned {
-        return None;
-    }
-    let attributes = message.attributes(ROUTE_HEADER);
-    let destination = match attributes.find(libc::RTA_DST) {
-        Some(bytes) => address(bytes)?,
-        None if i32::from(family) == libc::AF_INET => IpAddr::from([0; 4]),
-        None => IpAddr::from([0; 16]),
-    };
-    let key = RouteKey {
-        destination: IpNet::new(destination, header[1]).ok()?,
-        metric: attributes.u32(libc::RTA_PRIORITY).unwrap_or(0),
-    };
-    let target = (kind == libc::RTN_UNICAST).then(|| RouteOver {
-        link: attributes.u32(libc::RTA_OIF).unwrap_or(0),
-        preferred_source: attributes.find(libc::RTA_PREFSRC).and_then(address),
-        mtu: attributes.nested(libc::RTA_METRICS).u32(METRIC_MTU),
-    });
-    Some(OurRoute { key, target })
-}
-
-/// Whether the route that [`get_route`] found ends on this host.
-pub(crate) fn is_local(message: &Received<'_>) -> bool {
-    message.kind == libc::RTM_NEWROUTE && message.body.get(7) == Some(&libc::RTN_LOCAL)
+pub(super) fn our_routes(netlink: &mut Rtnetlink) -> io::Result<Vec<OurRoute>> {
+    let mut ours = RouteMessage::default();
+    // With strict checking the kernel leaves out what has another protocol itself.
+    ours.header.table = RouteHeader::RT_TABLE_MAIN;
+    ours.header.protocol = PROTOCOL.into();
+    main_routes(netlink, &ours, our_route)
 }
 
 /// A route of anybody's in the main table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct AnyRoute {
     pub(crate) destination: IpNet,
-    pub(crate) protocol: u8,
-    pub(crate) kind: u8,
+    pub(crate) protocol: RouteProtocol,
     pub(crate) gateway: Option<IpAddr>,
     /// The index; 0 where it has none.
     pub(crate) link: u32,
 }
 
-pub(crate) fn all_routes(netlink: &mut Netlink) -> io::Result<Vec<AnyRoute>> {
+pub(crate) fn all_routes(netlink: &mut Rtnetlink) -> io::Result<Vec<AnyRoute>> {
+    main_routes(netlink, &RouteMessage::default(), any_route)
+}
+
+/// Of both families, through `read`.
+fn main_routes<T>(
+    netlink: &mut Rtnetlink,
+    wanted: &RouteMessage,
+    read: impl Fn(&RouteMessage) -> Option<T>,
+) -> io::Result<Vec<T>> {
     let mut found = Vec::new();
-    for family in [libc::AF_INET, libc::AF_INET6] {
-        let mut header = [0; ROUTE_HEADER];
-        header[0] = family as u8;
-        let request = Message::new(libc::RTM_GETROUTE, DUMP, &header);
-        found.extend(netlink.dump(&request, |message| any_route(&message, family as u8))?);
+    for family in FAMILIES {
+        let mut wanted = wanted.clone();
+        wanted.header.address_family = family;
+        let request = request(RouteNetlinkMessage::GetRoute(wanted), NLM_F_DUMP);
+        found.extend(netlink.dump(&request, |message| {
+            let RouteNetlinkMessage::NewRoute(route) = message else {
+                return None;
+            };
+            let header = &route.header;
+            let of_main = header.address_family == family
+                && header.table == RouteHeader::RT_TABLE_MAIN
+                && !header.flags.contains(RouteFlags::Cloned);
+            of_main.then(|| read(&route))?
+        })?);
     }
     Ok(found)
 }
 
-fn any_route(message: &Received<'_>, family: u8) -> Option<AnyRoute> {
-    let header = message.body.get(..ROUTE_HEADER)?;
-    let cloned = u32_at(header, 8)? & libc::RTM_F_CLONED != 0;
-    if header[0] != family || header[4] != libc::RT_TABLE_MAIN || cloned {
+fn our_route(route: &RouteMessage) -> Option<OurRoute> {
+    if route.header.protocol != PROTOCOL.into() {
         return None;
     }
-    let attributes = message.attributes(ROUTE_HEADER);
-    let destination = match attributes.find(libc::RTA_DST) {
-        Some(bytes) => address(bytes)?,
-        None if i32::from(family) == libc::AF_INET => IpAddr::from([0; 4]),
-        None => IpAddr::from([0; 16]),
+    let mut metric = 0;
+    let mut over = RouteOver {
+        link: 0,
+        preferred_source: None,
+        mtu: None,
     };
-    Some(AnyRoute {
-        destination: IpNet::new(destination, header[1]).ok()?,
-        protocol: header[5],
-        kind: header[7],
-        gateway: attributes.find(libc::RTA_GATEWAY).and_then(address),
-        link: attributes.u32(libc::RTA_OIF).unwrap_or(0),
-    })
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Priority(priority) => metric = *priority,
+            RouteAttribute::Oif(index) => over.link = *index,
+            RouteAttribute::PrefSource(source) => over.preferred_source = address(source),
+            RouteAttribute::Metrics(metrics) => over.mtu = metrics.iter().find_map(mtu),
+            _ => {}
+        }
+    }
+    let key = RouteKey {
+        destination: destination(route)?,
+        metric,
+    };
+    let target = (route.header.kind == RouteType::Unicast).then_some(over);
+    Some(OurRoute { key, target })
+}
+
+fn any_route(route: &RouteMessage) -> Option<AnyRoute> {
+    let mut found = AnyRoute {
+        destination: destination(route)?,
+        protocol: route.header.protocol,
+        gateway: None,
+        link: 0,
+    };
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Gateway(gateway) => found.gateway = address(gateway),
+            RouteAttribute::Oif(index) => found.link = *index,
+            _ => {}
+        }
+    }
+    Some(found)
+}
+
+/// Whether what [`get_route`](super::get_route) found ends on this host.
+pub(crate) fn is_local(message: &RouteNetlinkMessage) -> bool {
+    matches!(message, RouteNetlinkMessage::NewRoute(route) if route.header.kind == RouteType::Local)
+}
+
+/// A default route has no destination attribute.
+fn destination(route: &RouteMessage) -> Option<IpNet> {
+    let given = route
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Destination(destination) => Some(destination),
+            _ => None,
+        });
+    let destination = match given {
+        Some(given) => address(given)?,
+        None if route.header.address_family == AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
+        None => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    IpNet::new(destination, route.header.destination_prefix_length).ok()
+}
+
+fn address(given: &RouteAddress) -> Option<IpAddr> {
+    match given {
+        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    }
+}
+
+fn mtu(metric: &RouteMetric) -> Option<u32> {
+    match metric {
+        RouteMetric::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    }
 }
 
 /// Default routes by a gateway, with their links.
-pub(crate) fn default_gateways(netlink: &mut Netlink) -> io::Result<Vec<(u32, IpAddr)>> {
+pub(crate) fn default_gateways(netlink: &mut Rtnetlink) -> io::Result<Vec<(u32, IpAddr)>> {
     let defaults = all_routes(netlink)?
         .into_iter()
         .filter(|route| route.destination.prefix_len() == 0);
@@ -126,11 +171,11 @@ pub(crate) fn default_gateways(netlink: &mut Netlink) -> io::Result<Vec<(u32, Ip
 }
 
 /// Links with a default route that a router advertisement gave.
-pub(crate) fn ra_links(netlink: &mut Netlink) -> io::Result<Vec<String>> {
+pub(crate) fn ra_links(netlink: &mut Rtnetlink) -> io::Result<Vec<String>> {
     let by_ra: BTreeSet<u32> = all_routes(netlink)?
         .into_iter()
         .filter(|route| route.destination == IpNet::V6(ipnet::Ipv6Net::default()))
-        .filter(|route| route.protocol == PROTOCOL_RA)
+        .filter(|route| route.protocol == RouteProtocol::Ra)
         .map(|route| route.link)
         .collect();
     if by_ra.is_empty() {
@@ -145,18 +190,23 @@ pub(crate) fn ra_links(netlink: &mut Netlink) -> io::Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use netlink_packet_core::NetlinkPayload;
+
     use super::*;
-    use crate::kernel::wire::messages;
+    use crate::kernel::socket::messages;
 
     #[test]
     fn no_answer_of_the_corpus_panics_the_reader() {
         let mut routes = 0;
         crate::corpus::each_variant(env!("CARGO_MANIFEST_DIR"), "netlink", |bytes| {
             for message in messages(bytes) {
-                for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
-                    routes += usize::from(any_route(&message, family).is_some());
-                    let _ = our_route(&message, family);
-                }
+                let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) =
+                    message.payload
+                else {
+                    continue;
+                };
+                routes += usize::from(any_route(&route).is_some());
+                let _ = our_route(&route);
             }
         });
         assert!(routes > 100, "{routes} were read as routes");

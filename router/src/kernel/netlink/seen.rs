@@ -6,11 +6,19 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use netlink_packet_core::NLM_F_DUMP;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
+use rtnetlink::LinkUnspec;
+
+use super::asked::without_statistics;
 use super::routes::{RouteOver, our_routes};
-use super::{ADDRESS_HEADER, DUMP, LINK_HEADER, NEIGHBOUR_HEADER, SKIP_STATISTICS, UP};
+use super::{Rtnetlink, request};
 use crate::host::{Address, LINK_PREFIX, Link, Mac, NeighbourKey, Observed, Target};
-use crate::kernel::socket::Netlink;
-use crate::kernel::wire::{Message, Received, address, i32_at, u16_at, u32_at};
 
 /// A link as a dump tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,20 +26,24 @@ pub(crate) struct LinkSeen {
     pub(crate) index: u32,
     pub(crate) name: String,
     pub(crate) link: Link,
-    pub(crate) kind: Option<String>,
+    pub(crate) kind: Option<InfoKind>,
     /// Of a veth: the index of its other end, in the other end's namespace.
     pub(crate) peer: Option<u32>,
     pub(crate) mac: Option<Mac>,
 }
 
-pub(crate) fn links(netlink: &mut Netlink) -> io::Result<Vec<LinkSeen>> {
-    let request = Message::new(libc::RTM_GETLINK, DUMP, &[0; LINK_HEADER])
-        .u32(libc::IFLA_EXT_MASK, SKIP_STATISTICS);
-    netlink.dump(&request, |message| link(&message))
+pub(crate) fn links(netlink: &mut Rtnetlink) -> io::Result<Vec<LinkSeen>> {
+    let wanted = LinkUnspec::new_with_index(0)
+        .append_extra_attribute(without_statistics())
+        .build();
+    netlink.dump(
+        &request(RouteNetlinkMessage::GetLink(wanted), NLM_F_DUMP),
+        link,
+    )
 }
 
 /// The host as far as it is ours; its sysctls and firewall are others' to add.
-pub(crate) fn observe(netlink: &mut Netlink) -> io::Result<Observed> {
+pub(crate) fn observe(netlink: &mut Rtnetlink) -> io::Result<Observed> {
     let ours: BTreeMap<u32, LinkSeen> = links(netlink)?
         .into_iter()
         .filter(|seen| seen.name.starts_with(LINK_PREFIX))
@@ -82,52 +94,88 @@ pub(crate) fn observe(netlink: &mut Netlink) -> io::Result<Observed> {
     })
 }
 
-pub(crate) fn link(message: &Received<'_>) -> Option<LinkSeen> {
-    if message.kind != libc::RTM_NEWLINK {
+pub(crate) fn link(message: RouteNetlinkMessage) -> Option<LinkSeen> {
+    let RouteNetlinkMessage::NewLink(message) = message else {
         return None;
+    };
+    let mut name = None;
+    let mut mtu = 0;
+    let (mut kind, mut peer, mut mac) = (None, None, None);
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(given) => name = Some(given),
+            LinkAttribute::Mtu(given) => mtu = given,
+            LinkAttribute::Link(index) => peer = Some(index),
+            LinkAttribute::Address(bytes) => mac = bytes.try_into().ok().map(Mac),
+            LinkAttribute::LinkInfo(infos) => kind = infos.into_iter().find_map(info_kind),
+            _ => {}
+        }
     }
-    let attributes = message.attributes(LINK_HEADER);
     Some(LinkSeen {
-        index: u32_at(message.body, 4)?,
-        name: attributes.text(libc::IFLA_IFNAME)?.to_owned(),
+        index: message.header.index,
+        name: name?,
         link: Link {
-            mtu: attributes.u32(libc::IFLA_MTU).unwrap_or(0),
-            up: u32_at(message.body, 8)? & UP != 0,
+            mtu,
+            up: message.header.flags.contains(LinkFlags::Up),
         },
-        kind: attributes
-            .nested(libc::IFLA_LINKINFO)
-            .text(libc::IFLA_INFO_KIND)
-            .map(str::to_owned),
-        peer: attributes.u32(libc::IFLA_LINK),
-        mac: attributes
-            .find(libc::IFLA_ADDRESS)
-            .and_then(|bytes| Some(Mac(bytes.try_into().ok()?))),
+        kind,
+        peer,
+        mac,
     })
+}
+
+fn info_kind(info: LinkInfo) -> Option<InfoKind> {
+    match info {
+        LinkInfo::Kind(kind) => Some(kind),
+        _ => None,
+    }
 }
 
 /// Every address, with its link's index.
-pub(crate) fn addresses(netlink: &mut Netlink) -> io::Result<Vec<(u32, IpNet)>> {
-    let request = Message::new(libc::RTM_GETADDR, DUMP, &[0; ADDRESS_HEADER]);
-    netlink.dump(&request, |message| {
-        let attributes = message.attributes(ADDRESS_HEADER);
-        // On a link that is not point to point IFA_LOCAL and IFA_ADDRESS are the same, and IPv6
-        // gives the second alone.
-        let bytes = attributes
-            .find(libc::IFA_LOCAL)
-            .or_else(|| attributes.find(libc::IFA_ADDRESS))?;
-        let net = IpNet::new(address(bytes)?, *message.body.get(1)?).ok()?;
-        Some((u32_at(message.body, 4)?, net))
+pub(crate) fn addresses(netlink: &mut Rtnetlink) -> io::Result<Vec<(u32, IpNet)>> {
+    let all = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    netlink.dump(&request(all, NLM_F_DUMP), |message| {
+        let RouteNetlinkMessage::NewAddress(message) = message else {
+            return None;
+        };
+        let (mut local, mut address) = (None, None);
+        for attribute in message.attributes {
+            match attribute {
+                AddressAttribute::Local(given) => local = Some(given),
+                AddressAttribute::Address(given) => address = Some(given),
+                _ => {}
+            }
+        }
+        // On a link that is not point to point the two are the same, and IPv6 gives the second
+        // alone.
+        let net = IpNet::new(local.or(address)?, message.header.prefix_len).ok()?;
+        Some((message.header.index, net))
     })
 }
 
-fn neighbours(netlink: &mut Netlink) -> io::Result<Vec<(u32, IpAddr, Mac)>> {
-    let request = Message::new(libc::RTM_GETNEIGH, DUMP, &[0; NEIGHBOUR_HEADER]);
-    netlink.dump(&request, |message| {
-        let permanent = u16_at(message.body, 8)? & libc::NUD_PERMANENT != 0;
-        let attributes = message.attributes(NEIGHBOUR_HEADER);
-        let mac = Mac(attributes.find(libc::NDA_LLADDR)?.try_into().ok()?);
-        let address = address(attributes.find(libc::NDA_DST)?)?;
-        permanent.then_some((i32_at(message.body, 4)?.cast_unsigned(), address, mac))
+fn neighbours(netlink: &mut Rtnetlink) -> io::Result<Vec<(u32, IpAddr, Mac)>> {
+    let all = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
+    netlink.dump(&request(all, NLM_F_DUMP), |message| {
+        let RouteNetlinkMessage::NewNeighbour(message) = message else {
+            return None;
+        };
+        if message.header.state != NeighbourState::Permanent {
+            return None;
+        }
+        let (mut address, mut mac) = (None, None);
+        for attribute in message.attributes {
+            match attribute {
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => {
+                    address = Some(IpAddr::V4(v4));
+                }
+                NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => {
+                    address = Some(IpAddr::V6(v6));
+                }
+                NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.try_into().ok().map(Mac),
+                _ => {}
+            }
+        }
+        Some((message.header.ifindex, address?, mac?))
     })
 }
 

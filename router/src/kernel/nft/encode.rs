@@ -1,9 +1,9 @@
 //! Our table as one netlink transaction.
 
-use super::TABLE;
 use super::expression::{be32, put_rule};
 use super::ruleset::{Chain, Rule, Ruleset};
-use crate::kernel::wire::Message;
+use super::wire::Message;
+use super::{Request, TABLE};
 
 const NESTED: u16 = 0x8000;
 pub(crate) const SUBSYSTEM: u16 = 10;
@@ -22,7 +22,7 @@ const CREATE: u16 = libc::NLM_F_CREATE as u16;
 const APPEND: u16 = libc::NLM_F_APPEND as u16;
 
 /// Everything of the table in place of whatever it holds; nobody ever sees it half done.
-pub(crate) fn replace_table(ruleset: &Ruleset) -> Vec<Message> {
+pub(crate) fn replace_table(ruleset: &Ruleset) -> Vec<Request> {
     // Making it first lets the deletion succeed where there is none yet.
     let mut messages = vec![boundary(BATCH_BEGIN), table(NEW_TABLE, CREATE)];
     messages.push(table(DELETE_TABLE, 0));
@@ -32,16 +32,17 @@ pub(crate) fn replace_table(ruleset: &Ruleset) -> Vec<Message> {
         messages.extend(chain.rules.iter().map(|rule| new_rule(chain, rule)));
     }
     messages.push(boundary(BATCH_END));
-    messages
+    messages.into_iter().map(Message::request).collect()
 }
 
-pub(crate) fn remove_table() -> Vec<Message> {
-    vec![
+pub(crate) fn remove_table() -> Vec<Request> {
+    let messages = [
         boundary(BATCH_BEGIN),
         table(NEW_TABLE, CREATE),
         table(DELETE_TABLE, 0).acknowledged(),
         boundary(BATCH_END),
-    ]
+    ];
+    messages.map(Message::request).into()
 }
 
 /// A message of nftables; `family` is `NFPROTO_*`, 0 for all.

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 
 use super::ruleset::{Action, Links, Match, Rule, Side};
-use crate::kernel::wire::Message;
+use super::wire::Message;
 
 const NESTED: u16 = 0x8000;
 /// Attributes that every list and every expression is made of.
@@ -36,9 +36,7 @@ const INTERFACE_NAME: usize = 16;
 
 /// The list of expressions (`NFTA_RULE_EXPRESSIONS`), without its own header.
 pub(crate) fn encode_rule(rule: &Rule) -> Vec<u8> {
-    let empty = Message::new(0, 0, &[]);
-    let header = empty.clone().into_bytes(0).len();
-    put_rule(empty, rule).into_bytes(0).split_off(header)
+    put_rule(Message::new(0, 0, &[]), rule).body
 }
 
 /// Appends the expressions of `rule`.

@@ -3,10 +3,9 @@
 use std::fmt;
 use std::io;
 
-use super::TABLE;
 use super::encode::{GET_CHAIN, GET_TABLE, message};
 use super::observe::{HEADER, be32_of};
-use crate::kernel::socket::Netlink;
+use super::{Nftnetlink, TABLE};
 
 const DUMP: u16 = libc::NLM_F_DUMP as u16;
 
@@ -60,8 +59,8 @@ impl fmt::Display for ForeignFirewall {
 }
 
 /// The firewalls in the way, sorted.
-pub(crate) fn find(netlink: &mut Netlink) -> io::Result<Vec<ForeignFirewall>> {
-    let mut found = netlink.dump(&message(GET_CHAIN, DUMP, 0), |chain| {
+pub(crate) fn find(netlink: &mut Nftnetlink) -> io::Result<Vec<ForeignFirewall>> {
+    let mut found = netlink.dump(&message(GET_CHAIN, DUMP, 0).request(), |chain| {
         let attributes = chain.attributes(HEADER);
         let family = family(*chain.body.first()?)?;
         let table = attributes.text(1)?;
@@ -76,9 +75,11 @@ pub(crate) fn find(netlink: &mut Netlink) -> io::Result<Vec<ForeignFirewall>> {
             },
         )
     })?;
-    found.extend(netlink.dump(&message(GET_TABLE, DUMP, 0), |table| {
-        (table.attributes(HEADER).text(1)? == "firewalld").then_some(ForeignFirewall::Firewalld)
-    })?);
+    found.extend(
+        netlink.dump(&message(GET_TABLE, DUMP, 0).request(), |table| {
+            (table.attributes(HEADER).text(1)? == "firewalld").then_some(ForeignFirewall::Firewalld)
+        })?,
+    );
     found.sort();
     found.dedup();
     Ok(found)

@@ -8,6 +8,11 @@ pub mod foreign;
 mod mesh;
 mod observe;
 mod ruleset;
+mod wire;
+
+use std::io;
+
+use netlink_packet_core::NetlinkMessage;
 
 pub(crate) use mesh::{GUARD_IN, GUARD_OUT};
 pub use mesh::{Ranges, mesh_ruleset};
@@ -17,6 +22,22 @@ pub use ruleset::{
 
 pub(crate) use encode::{remove_table, replace_table};
 pub(crate) use observe::{guarded, observe};
+
+use super::socket::Netlink;
+use wire::Message;
+
+/// A socket for nftables.
+pub(crate) type Nftnetlink = Netlink<Message>;
+
+/// A message for it, with its flags.
+pub(crate) type Request = NetlinkMessage<Message>;
+
+impl Nftnetlink {
+    /// Opens a socket in the namespace of this thread.
+    pub(crate) fn open() -> io::Result<Self> {
+        Self::new(libc::NETLINK_NETFILTER)
+    }
+}
 
 /// The name of our table, of family `inet`.
 pub const TABLE: &str = "weft";

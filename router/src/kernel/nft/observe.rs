@@ -5,9 +5,8 @@ use std::io;
 
 use super::encode::{GET_CHAIN, GET_RULE, GET_TABLE, message};
 use super::ruleset::{ChainPrint, Fingerprint, base_text};
-use super::{GUARD_IN, GUARD_OUT, TABLE};
-use crate::kernel::socket::Netlink;
-use crate::kernel::wire::{Attributes, Received};
+use super::wire::{Attributes, Message};
+use super::{GUARD_IN, GUARD_OUT, Nftnetlink, TABLE};
 
 const INET: u8 = libc::NFPROTO_INET as u8;
 const DUMP: u16 = libc::NLM_F_DUMP as u16;
@@ -16,7 +15,7 @@ pub(crate) const HEADER: usize = 4;
 const TABLE_DORMANT: u32 = 1;
 
 /// The fingerprint of our table; `None` when there is no such table, or no nftables at all.
-pub(crate) fn observe(netlink: &mut Netlink) -> io::Result<Option<Fingerprint>> {
+pub(crate) fn observe(netlink: &mut Nftnetlink) -> io::Result<Option<Fingerprint>> {
     match observe_table(netlink) {
         // What a kernel says that has netfilter's netlink and not this part of it.
         Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
@@ -26,8 +25,8 @@ pub(crate) fn observe(netlink: &mut Netlink) -> io::Result<Option<Fingerprint>> 
     }
 }
 
-fn observe_table(netlink: &mut Netlink) -> io::Result<Option<Fingerprint>> {
-    let tables = netlink.dump(&message(GET_TABLE, DUMP, INET), |table| {
+fn observe_table(netlink: &mut Nftnetlink) -> io::Result<Option<Fingerprint>> {
+    let tables = netlink.dump(&message(GET_TABLE, DUMP, INET).request(), |table| {
         let attributes = table.attributes(HEADER);
         (attributes.text(1) == Some(TABLE)).then(|| be32_of(attributes, 2).unwrap_or(0))
     })?;
@@ -39,7 +38,7 @@ fn observe_table(netlink: &mut Netlink) -> io::Result<Option<Fingerprint>> {
         // A table asleep is not what we wrote, whatever it holds.
         return Ok(Some(fingerprint));
     }
-    let chains = netlink.dump(&message(GET_CHAIN, DUMP, INET), |chain| {
+    let chains = netlink.dump(&message(GET_CHAIN, DUMP, INET).request(), |chain| {
         let (table, name, base) = chain_of(&chain)?;
         (table == TABLE).then_some((name, base))
     })?;
@@ -47,7 +46,7 @@ fn observe_table(netlink: &mut Netlink) -> io::Result<Option<Fingerprint>> {
         let rules = Vec::new();
         fingerprint.chains.insert(name, ChainPrint { base, rules });
     }
-    let request = message(GET_RULE, DUMP, INET).text(1, TABLE);
+    let request = message(GET_RULE, DUMP, INET).text(1, TABLE).request();
     let rules = netlink.dump(&request, |rule| {
         let attributes = rule.attributes(HEADER);
         let ours = attributes.text(1) == Some(TABLE);
@@ -62,8 +61,8 @@ fn observe_table(netlink: &mut Netlink) -> io::Result<Option<Fingerprint>> {
 }
 
 /// Packets that our guards dropped, by what was wrong with them. Empty without our table.
-pub(crate) fn guarded(netlink: &mut Netlink) -> io::Result<BTreeMap<&'static str, u64>> {
-    let request = message(GET_RULE, DUMP, INET).text(1, TABLE);
+pub(crate) fn guarded(netlink: &mut Nftnetlink) -> io::Result<BTreeMap<&'static str, u64>> {
+    let request = message(GET_RULE, DUMP, INET).text(1, TABLE).request();
     let counted = netlink.dump(&request, |rule| {
         let attributes = rule.attributes(HEADER);
         let what = match (attributes.text(1)?, attributes.text(2)?) {
@@ -89,7 +88,7 @@ fn packets(rule: Attributes<'_>) -> Option<u64> {
 }
 
 /// Table, name and base of a chain.
-fn chain_of(chain: &Received<'_>) -> Option<(String, String, String)> {
+fn chain_of(chain: &Message) -> Option<(String, String, String)> {
     let attributes = chain.attributes(HEADER);
     let hook = attributes.nested(4);
     let base = base_text(
@@ -123,14 +122,19 @@ pub(crate) fn be32_of(attributes: Attributes<'_>, kind: u16) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use netlink_packet_core::NetlinkPayload;
+
     use super::*;
-    use crate::kernel::wire::messages;
+    use crate::kernel::socket::messages;
 
     #[test]
     fn no_answer_of_the_corpus_panics_the_reader() {
         let mut chains = 0;
         crate::corpus::each_variant(env!("CARGO_MANIFEST_DIR"), "netlink", |bytes| {
-            for message in messages(bytes) {
+            for message in messages::<Message>(bytes) {
+                let NetlinkPayload::InnerMessage(message) = message.payload else {
+                    continue;
+                };
                 chains += usize::from(chain_of(&message).is_some());
                 let _ = comment_of(message.attributes(HEADER));
             }

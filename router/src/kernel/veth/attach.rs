@@ -9,9 +9,7 @@ use std::time::{Duration, Instant};
 use super::requests::{Known, host_side, new_veth, no_link_local, pod_side};
 use super::{Attached, PodLink, VethError, is_our_veth, macs};
 use crate::kernel::linux::{Worker, flat};
-use crate::kernel::netlink::{self, LinkSeen};
-use crate::kernel::socket::Netlink;
-use crate::kernel::wire::Message;
+use crate::kernel::netlink::{self, LinkSeen, Request, Rtnetlink};
 use crate::kernel::{netns, sysctl};
 
 /// How long an attach waits for a pod's IPv6 addresses to be answered for; mostly it is 0.1 ms.
@@ -96,7 +94,7 @@ impl Worker {
             netlink::get_link(&pod.host_link),
         ];
         let outcomes = self.route.exchange(requests, |message| {
-            seen = seen.take().or_else(|| netlink::link(&message));
+            seen = seen.take().or_else(|| netlink::link(message));
         })?;
         outcomes.into_iter().next().unwrap_or(Ok(()))?;
         seen.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
@@ -107,7 +105,7 @@ impl Worker {
         let outcomes = self
             .route
             .exchange(vec![netlink::get_link(name)], |message| {
-                seen = netlink::link(&message);
+                seen = netlink::link(message);
             })?;
         match outcomes.into_iter().collect() {
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
@@ -157,12 +155,12 @@ fn not_the_hosts(netns: BorrowedFd<'_>) -> Result<(), VethError> {
     }
 }
 
-pub(super) fn open_inside(netns: BorrowedFd<'_>) -> Result<Netlink, VethError> {
-    netns::run(netns, || Netlink::open(libc::NETLINK_ROUTE)).map_err(VethError::Netns)
+pub(super) fn open_inside(netns: BorrowedFd<'_>) -> Result<Rtnetlink, VethError> {
+    netns::run(netns, || Rtnetlink::open()).map_err(VethError::Netns)
 }
 
 fn set_up_pod(
-    inside: &mut Netlink,
+    inside: &mut Rtnetlink,
     netns: BorrowedFd<'_>,
     seen: &LinkSeen,
     pod: &PodLink,
@@ -176,10 +174,10 @@ fn set_up_pod(
 
 /// Carries requests out in the pod; where IPv6 is switched off there, switches it on for the link.
 pub(super) fn add_inside(
-    inside: &mut Netlink,
+    inside: &mut Rtnetlink,
     netns: BorrowedFd<'_>,
     pod: &PodLink,
-    requests: Vec<Message>,
+    requests: Vec<Request>,
 ) -> Result<(), VethError> {
     let act = || format!("set up {} in the pod", pod.pod_link);
     let outcome = flat(inside.transact(requests.clone()));
@@ -201,7 +199,7 @@ pub(super) fn add_inside(
 
 /// The kernel answers to a new IPv6 address only when work that it queues has run. Waits for that,
 /// or the pod's first packets would have no answer.
-fn settle(inside: &mut Netlink, addresses: &[IpAddr]) -> io::Result<()> {
+fn settle(inside: &mut Rtnetlink, addresses: &[IpAddr]) -> io::Result<()> {
     let deadline = Instant::now() + SETTLE;
     for address in addresses.iter().filter(|address| address.is_ipv6()) {
         loop {

@@ -63,9 +63,8 @@ impl Worker {
         let mut requests = Vec::new();
         for address in removed {
             let key = RouteKey::over(IpNet::from(address));
-            // Over this link only: the address may be another pod's by now.
-            let request = netlink::remove_route(key, &over(&pod.host_link));
-            requests.push(request.u32(libc::RTA_OIF, seen.index));
+            let target = over(&pod.host_link);
+            requests.push(netlink::remove_route(key, &target, seen.index));
             requests.push(netlink::remove_neighbour(seen.index, address));
         }
         all_but_gone(self.route.transact(requests)).map_err(VethError::during(act()))

@@ -17,6 +17,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 
 use ipnet::IpNet;
+use netlink_packet_route::link::InfoKind;
 
 use super::KernelError;
 use super::linux::Linux;
@@ -200,11 +201,14 @@ impl Linux {
 fn is_our_veth(seen: &LinkSeen) -> bool {
     seen.name.starts_with(LINK_PREFIX)
         && seen.name != MESH_LINK
-        && seen.kind.as_deref() == Some("veth")
+        && seen.kind == Some(InfoKind::Veth)
 }
 
 /// Whether `cleanup` may take a link away: named as ours, and of a kind that we make.
 pub(crate) fn is_ours(seen: &LinkSeen) -> bool {
     seen.name.starts_with(LINK_PREFIX)
-        && matches!(seen.kind.as_deref(), Some("veth" | "tun" | "wireguard"))
+        && matches!(
+            seen.kind,
+            Some(InfoKind::Veth | InfoKind::Tun | InfoKind::Wireguard)
+        )
 }

@@ -7,8 +7,7 @@ use std::thread;
 use tokio::sync::oneshot;
 
 use crate::kernel::linux::flat;
-use crate::kernel::netlink;
-use crate::kernel::socket::Netlink;
+use crate::kernel::netlink::{self, Rtnetlink};
 
 /// Links that may wait for their removal.
 const REMOVALS: usize = 4096;
@@ -45,7 +44,7 @@ pub(crate) struct Reaper {
 
 impl Reaper {
     pub(crate) fn start() -> io::Result<Self> {
-        let mut netlink = Netlink::open(libc::NETLINK_ROUTE)?;
+        let mut netlink = Rtnetlink::open()?;
         let port = netlink.port();
         let (queue, links) = mpsc::sync_channel::<(u32, oneshot::Sender<_>)>(REMOVALS);
         thread::Builder::new()

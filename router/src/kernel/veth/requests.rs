@@ -4,48 +4,37 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use ipnet::IpNet;
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoVeth, LinkAttribute,
+};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::{Attached, GATEWAY_V4, GATEWAY_V6, PodLink};
 use crate::host::{Mac, RouteKey, Target};
-use crate::kernel::netlink::{self, Put};
-use crate::kernel::wire::Message;
+use crate::kernel::netlink::{self, Put, Request};
 
-/// `VETH_INFO_PEER`, `IFLA_INET6_ADDR_GEN_MODE` and its `none`.
-const VETH_PEER: u16 = 1;
-const ADDR_GEN_MODE: u16 = 8;
-const ADDR_GEN_NONE: u8 = 1;
-
-pub(super) fn new_veth(netns: BorrowedFd<'_>, pod: &PodLink, macs: Attached) -> Message {
-    let flags = (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
-    // One queue each way: a veth has no lock to share out, and per-processor queues cost time.
-    let end = |message: Message, name: &str, mac: Mac| {
-        message
-            .text(libc::IFLA_IFNAME, name)
-            .attr(libc::IFLA_ADDRESS, &mac.0)
-            .u32(libc::IFLA_MTU, pod.mtu)
-            .u32(libc::IFLA_NUM_TX_QUEUES, 1)
-            .u32(libc::IFLA_NUM_RX_QUEUES, 1)
-    };
-    let header = netlink::link_header(0, 0, 0);
-    let message = Message::new(libc::RTM_NEWLINK, flags, &header);
-    end(message, &pod.host_link, macs.host_mac).nest(libc::IFLA_LINKINFO, |info| {
-        let info = info.text(libc::IFLA_INFO_KIND, "veth");
-        info.nest(libc::IFLA_INFO_DATA, |data| {
-            data.nest(VETH_PEER, |peer| {
-                let fd = netns.as_raw_fd().cast_unsigned();
-                end(peer.raw(&header), &pod.pod_link, macs.pod_mac).u32(libc::IFLA_NET_NS_FD, fd)
-            })
-        })
-    })
+/// Both ends at once, the pod's in its namespace.
+pub(super) fn new_veth(netns: BorrowedFd<'_>, pod: &PodLink, macs: Attached) -> Request {
+    let peer = LinkUnspec::new_with_name(&pod.pod_link).setns_by_fd(netns.as_raw_fd());
+    let peer = end(peer, pod.mtu, macs.pod_mac).build();
+    let host = LinkVeth::new(&pod.host_link, &pod.pod_link)
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)));
+    netlink::new_link(end(host, pod.mtu, macs.host_mac).build())
 }
 
-pub(super) fn no_link_local(index: u32) -> Message {
-    let header = netlink::link_header(index, 0, 0);
-    Message::new(libc::RTM_SETLINK, 0, &header).nest(libc::IFLA_AF_SPEC, |spec| {
-        spec.nest(libc::AF_INET6 as u16, |v6| {
-            v6.attr(ADDR_GEN_MODE, &[ADDR_GEN_NONE])
-        })
-    })
+/// One queue each way: a veth has no lock to share out, and per-processor queues cost time.
+fn end<T>(link: LinkMessageBuilder<T>, mtu: u32, mac: Mac) -> LinkMessageBuilder<T> {
+    link.address(mac.0.to_vec())
+        .mtu(mtu)
+        .append_extra_attribute(LinkAttribute::NumTxQueues(1))
+        .append_extra_attribute(LinkAttribute::NumRxQueues(1))
+}
+
+pub(super) fn no_link_local(index: u32) -> Request {
+    let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+    let spec = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![none])]);
+    let message = LinkUnspec::new_with_index(index).append_extra_attribute(spec);
+    netlink::update_link(message.build())
 }
 
 pub(super) fn over(host_link: &str) -> Target {
@@ -62,7 +51,7 @@ pub(super) fn host_side(
     name: &str,
     addresses: &[IpAddr],
     macs: Attached,
-) -> Vec<Message> {
+) -> Vec<Request> {
     let target = over(name);
     addresses
         .iter()
@@ -90,8 +79,8 @@ pub(super) fn pod_side(
     addresses: &[IpAddr],
     macs: Attached,
     gateways: Known,
-) -> Vec<Message> {
-    let mut requests: Vec<Message> = addresses
+) -> Vec<Request> {
+    let mut requests: Vec<Request> = addresses
         .iter()
         .map(|address| netlink::add_address(index, IpNet::from(*address)))
         .collect();
