@@ -156,7 +156,7 @@ fn not_the_hosts(netns: BorrowedFd<'_>) -> Result<(), VethError> {
 }
 
 pub(super) fn open_inside(netns: BorrowedFd<'_>) -> Result<Rtnetlink, VethError> {
-    netns::run(netns, || Rtnetlink::open()).map_err(VethError::Netns)
+    netns::run(netns, Rtnetlink::open).map_err(VethError::Netns)
 }
 
 fn set_up_pod(
