@@ -5,7 +5,7 @@
 pub mod fake;
 mod linux;
 mod monitor;
-mod netlink;
+pub(crate) mod netlink;
 pub mod netns;
 pub mod nft;
 mod snapshot;

@@ -3,41 +3,28 @@
 //! A socket stays in the namespace it was opened in. The agent's own netlink is not here.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use ipnet::IpNet;
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
-    NetlinkPayload,
-};
-use netlink_packet_route::AddressFamily;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
     BridgePortState, InfoBridgePort, InfoData, InfoPortData, InfoVeth, LinkAttribute, LinkInfo,
     LinkMessage, State,
 };
-use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
-};
-use netlink_packet_route::route::RouteMessage;
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rtnetlink::{AddressMessageBuilder, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use super::{During, NetError};
+use crate::host::Mac;
+use crate::kernel::netlink::{self, Request, Rtnetlink};
 
 /// A route netlink socket, bound to the namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Netlink {
-    inner: Mutex<Inner>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    socket: Socket,
-    sequence: u32,
+    socket: Mutex<Rtnetlink>,
 }
 
 /// A new veth pair: our end stays here, the other is born in another namespace.
@@ -56,18 +43,9 @@ impl Netlink {
     /// # Errors
     /// When the kernel gives no socket.
     pub fn open() -> Result<Self, NetError> {
-        let open = || -> io::Result<Socket> {
-            let mut socket = Socket::new(NETLINK_ROUTE)?;
-            socket.bind_auto()?;
-            socket.connect(&SocketAddr::new(0, 0))?;
-            Ok(socket)
-        };
-        let socket = open().during(|| "open netlink".to_owned())?;
+        let socket = Rtnetlink::open().during(|| "open netlink".to_owned())?;
         Ok(Self {
-            inner: Mutex::new(Inner {
-                socket,
-                sequence: 0,
-            }),
+            socket: Mutex::new(socket),
         })
     }
 
@@ -81,7 +59,7 @@ impl Netlink {
             .address(mac.to_vec())
             .up()
             .build();
-        self.create(message)
+        self.request(netlink::new_link(message))
             .during(|| format!("create bridge {name}"))?;
         self.index(name)
     }
@@ -102,7 +80,7 @@ impl Netlink {
             .mtu(veth.mtu)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
             .build();
-        self.create(message)
+        self.request(netlink::new_link(message))
             .during(|| format!("create veth {}", veth.name))?;
         self.index(veth.name)
     }
@@ -149,7 +127,7 @@ impl Netlink {
             .controller(bridge)
             .up()
             .build();
-        self.set(message)
+        self.request(netlink::update_link(message))
             .during(|| format!("put interface {index} on the bridge"))
     }
 
@@ -158,7 +136,7 @@ impl Netlink {
     /// # Errors
     /// When there is no such interface.
     pub fn up(&self, index: u32) -> Result<(), NetError> {
-        self.set(LinkUnspec::new_with_index(index).up().build())
+        self.request(netlink::set_up(index))
             .during(|| format!("set interface {index} up"))
     }
 
@@ -167,7 +145,7 @@ impl Netlink {
     /// # Errors
     /// When there is no such interface.
     pub fn down(&self, index: u32) -> Result<(), NetError> {
-        self.set(LinkUnspec::new_with_index(index).down().build())
+        self.request(netlink::set_down(index))
             .during(|| format!("set interface {index} down"))
     }
 
@@ -176,7 +154,8 @@ impl Netlink {
     /// # Errors
     /// When there is no such interface, or it cannot have that MTU.
     pub fn set_mtu(&self, index: u32, mtu: u32) -> Result<(), NetError> {
-        self.set(LinkUnspec::new_with_index(index).mtu(mtu).build())
+        let message = LinkUnspec::new_with_index(index).mtu(mtu).build();
+        self.request(netlink::update_link(message))
             .during(|| format!("set interface {index} to MTU {mtu}"))
     }
 
@@ -186,8 +165,7 @@ impl Netlink {
     /// When it is there already, or the family is not.
     pub fn add_address(&self, index: u32, address: IpNet) -> Result<(), NetError> {
         let message = RouteNetlinkMessage::NewAddress(address_message(index, address));
-        self.request(message, NLM_F_CREATE | NLM_F_EXCL)
-            .map(drop)
+        self.request(netlink::request(message, NLM_F_CREATE | NLM_F_EXCL))
             .during(|| format!("add address {address}"))
     }
 
@@ -197,8 +175,7 @@ impl Netlink {
     /// When it is not there.
     pub fn remove_address(&self, index: u32, address: IpNet) -> Result<(), NetError> {
         let message = RouteNetlinkMessage::DelAddress(address_message(index, address));
-        self.request(message, 0)
-            .map(drop)
+        self.request(netlink::request(message, 0))
             .during(|| format!("remove address {address}"))
     }
 
@@ -207,20 +184,17 @@ impl Netlink {
     /// # Errors
     /// When the gateway is not on a link.
     pub fn default_route(&self, gateway: IpAddr) -> Result<(), NetError> {
-        let message: RouteMessage = match gateway {
-            IpAddr::V4(gateway) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+        let message = match gateway {
+            IpAddr::V4(gateway) => RouteMessageBuilder::<Ipv4Addr>::new()
                 .gateway(gateway)
                 .build(),
-            IpAddr::V6(gateway) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
+            IpAddr::V6(gateway) => RouteMessageBuilder::<Ipv6Addr>::new()
                 .gateway(gateway)
                 .build(),
         };
-        self.request(
-            RouteNetlinkMessage::NewRoute(message),
-            NLM_F_CREATE | NLM_F_REPLACE,
-        )
-        .map(drop)
-        .during(|| format!("route by {gateway}"))
+        let message = RouteNetlinkMessage::NewRoute(message);
+        self.request(netlink::request(message, NLM_F_CREATE | NLM_F_REPLACE))
+            .during(|| format!("route by {gateway}"))
     }
 
     /// Says for good under which MAC a neighbour on the link `index` is found.
@@ -228,83 +202,35 @@ impl Netlink {
     /// # Errors
     /// When there is no such interface.
     pub fn add_neighbour(&self, index: u32, address: IpAddr, mac: [u8; 6]) -> Result<(), NetError> {
-        let mut message = NeighbourMessage::default();
-        let (family, destination) = match address {
-            IpAddr::V4(address) => (AddressFamily::Inet, NeighbourAddress::Inet(address)),
-            IpAddr::V6(address) => (AddressFamily::Inet6, NeighbourAddress::Inet6(address)),
-        };
-        message.header.family = family;
-        message.header.ifindex = index;
-        message.header.state = NeighbourState::Permanent;
-        message.attributes = vec![
-            NeighbourAttribute::Destination(destination),
-            NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
-        ];
-        self.request(
-            RouteNetlinkMessage::NewNeighbour(message),
-            NLM_F_CREATE | NLM_F_REPLACE,
-        )
-        .map(drop)
-        .during(|| format!("add neighbour {address}"))
+        self.request(netlink::set_neighbour(index, address, Mac(mac)))
+            .during(|| format!("add neighbour {address}"))
     }
 
     fn link(&self, message: LinkMessage) -> io::Result<LinkMessage> {
-        match self.request(RouteNetlinkMessage::GetLink(message), 0)? {
-            Some(RouteNetlinkMessage::NewLink(link)) => Ok(link),
-            _ => Err(io::ErrorKind::InvalidData.into()),
-        }
-    }
-
-    fn create(&self, message: LinkMessage) -> io::Result<()> {
-        let message = RouteNetlinkMessage::NewLink(message);
-        self.request(message, NLM_F_CREATE | NLM_F_EXCL).map(drop)
-    }
-
-    fn set(&self, message: LinkMessage) -> io::Result<()> {
-        self.request(RouteNetlinkMessage::SetLink(message), 0)
-            .map(drop)
-    }
-
-    /// Sends one request and waits for the kernel's acknowledgement; the object that came before it.
-    fn request(
-        &self,
-        message: RouteNetlinkMessage,
-        flags: u16,
-    ) -> io::Result<Option<RouteNetlinkMessage>> {
-        let mut inner = self
-            .inner
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        inner.sequence = inner.sequence.wrapping_add(1);
-        let sequence = inner.sequence;
-        let mut request = NetlinkMessage::from(message);
-        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
-        request.header.sequence_number = sequence;
-        request.finalize();
-        let mut bytes = vec![0; request.buffer_len()];
-        request.serialize(&mut bytes);
-        inner.socket.send(&bytes, 0)?;
-        let mut object = None;
-        loop {
-            let (answer, _) = inner.socket.recv_from_full()?;
-            let mut rest = &answer[..];
-            while rest.len() >= 16 {
-                let parsed = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
-                    .map_err(io::Error::other)?;
-                // Netlink rounds each message up to four bytes.
-                let length = (parsed.header.length as usize).next_multiple_of(4);
-                rest = rest.get(length.max(16)..).unwrap_or_default();
-                if parsed.header.sequence_number != sequence {
-                    continue;
-                }
-                match parsed.payload {
-                    NetlinkPayload::Error(error) if error.code.is_none() => return Ok(object),
-                    NetlinkPayload::Error(error) => return Err(error.to_io()),
-                    NetlinkPayload::InnerMessage(found) => object = Some(found),
-                    _ => {}
-                }
+        let request = netlink::request(RouteNetlinkMessage::GetLink(message), 0);
+        let mut found = None;
+        self.exchange(request, |answer| {
+            if let RouteNetlinkMessage::NewLink(link) = answer {
+                found = Some(link);
             }
-        }
+        })?;
+        found.ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    fn request(&self, request: Request) -> io::Result<()> {
+        self.exchange(request, drop)
+    }
+
+    fn exchange(
+        &self,
+        request: Request,
+        answer: impl FnMut(RouteNetlinkMessage),
+    ) -> io::Result<()> {
+        let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        socket
+            .exchange(vec![request], answer)?
+            .into_iter()
+            .collect()
     }
 }
 
@@ -325,12 +251,12 @@ fn bridge_port_state(attribute: &LinkAttribute) -> Option<BridgePortState> {
 
 fn address_message(index: u32, address: IpNet) -> AddressMessage {
     match address {
-        IpNet::V4(net) => AddressMessageBuilder::<std::net::Ipv4Addr>::new()
+        IpNet::V4(net) => AddressMessageBuilder::<Ipv4Addr>::new()
             .index(index)
             .address(net.addr(), net.prefix_len())
             .build(),
         IpNet::V6(net) => {
-            let mut message = AddressMessageBuilder::<std::net::Ipv6Addr>::new()
+            let mut message = AddressMessageBuilder::<Ipv6Addr>::new()
                 .index(index)
                 .address(net.addr(), net.prefix_len())
                 .build();

@@ -36,7 +36,7 @@ impl Rtnetlink {
 }
 
 /// `flags` are `NLM_F_*`, beyond those that the socket sets.
-fn request(message: RouteNetlinkMessage, flags: u16) -> Request {
+pub(crate) fn request(message: RouteNetlinkMessage, flags: u16) -> Request {
     let mut request = NetlinkMessage::from(message);
     request.header.flags = flags;
     request
