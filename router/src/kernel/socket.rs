@@ -247,7 +247,9 @@ pub(super) fn frames(mut datagram: &[u8]) -> impl Iterator<Item = NetlinkBuffer<
 
 /// The messages of a datagram. One that cannot be read, as a newer kernel may have, is left out: it
 /// must not hide the others.
-pub(super) fn messages<M: NetlinkDeserializable>(datagram: &[u8]) -> impl Iterator<Item = NetlinkMessage<M>> {
+pub(super) fn messages<M: NetlinkDeserializable>(
+    datagram: &[u8],
+) -> impl Iterator<Item = NetlinkMessage<M>> {
     frames(datagram).filter_map(|frame| {
         NetlinkMessage::deserialize(frame.into_inner())
             .inspect_err(|error| debug!(%error, "a netlink message that cannot be read"))
