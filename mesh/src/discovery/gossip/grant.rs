@@ -1,8 +1,9 @@
-//! Grants: a member's signed word that a share of the pool, and a name, are one node's.
+//! Grants: a member's signed word that a share of the pool, a name and a key are one node's.
 //!
 //! They make the one rule of ownership safe. A tie by hash alone could be won by whoever makes
-//! keys until one hashes low; a grant is signed only by a member that knows no other holder and has
-//! never granted the same to another, so a range that is held has no grants for a second claim.
+//! keys until one hashes low; a grant is signed only by a member that knows no other holder and
+//! has granted the same to no other that may still hold it. Whoever moves on frees what it had,
+//! but keeps the old grant: so each is numbered, and of two by one member the later is good.
 
 use std::collections::BTreeMap;
 
@@ -10,23 +11,28 @@ use serde::{Deserialize, Serialize};
 
 use super::params::MeshId;
 use crate::identity::{Identity, Signature};
-use crate::{NodeId, NodeName};
+use crate::{NodeId, NodeName, PublicKey};
 
 const CONTEXT: &[u8] = b"weft grant v1";
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Grant {
     pub(super) by: NodeId,
+    /// The signer's count of what it granted.
+    pub(super) serial: u64,
+    #[serde(flatten)]
     pub(super) covers: Covers,
     signature: Signature,
 }
 
-/// What a grant is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Covers {
-    Slot,
-    SlotAndName,
+/// What a grant is for. Where the node's record says otherwise by now, it weighs nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Covers {
+    pub(super) slot: u32,
+    #[serde(default)]
+    pub(super) name: Option<NodeName>,
+    #[serde(default)]
+    pub(super) key: Option<PublicKey>,
 }
 
 impl Grant {
@@ -34,60 +40,125 @@ impl Grant {
         by: &Identity,
         mesh: MeshId,
         to: NodeId,
-        slot: u32,
-        name: Option<&NodeName>,
+        serial: u64,
+        covers: Covers,
     ) -> Self {
-        let name_bytes = name.map_or(b"" as &[u8], |n| n.as_str().as_bytes());
-        let slot = slot.to_be_bytes();
         Self {
             by: by.id(),
-            covers: name.map_or(Covers::Slot, |_| Covers::SlotAndName),
-            signature: by.sign(&[CONTEXT, mesh.as_bytes(), to.as_bytes(), &slot, name_bytes]),
+            serial,
+            signature: by.sign(&[CONTEXT, mesh.as_bytes(), &words(to, serial, &covers)]),
+            covers,
         }
     }
 
-    pub(super) fn is_valid(&self, mesh: MeshId, to: NodeId, slot: u32, name: &NodeName) -> bool {
-        let name_bytes = match self.covers {
-            Covers::Slot => b"" as &[u8],
-            Covers::SlotAndName => name.as_str().as_bytes(),
-        };
-        let slot = slot.to_be_bytes();
-        let parts = [CONTEXT, mesh.as_bytes(), to.as_bytes(), &slot, name_bytes];
+    pub(super) fn is_valid(&self, mesh: MeshId, to: NodeId) -> bool {
+        let words = words(to, self.serial, &self.covers);
+        let parts = [CONTEXT, mesh.as_bytes(), &words];
         self.by != to && self.signature.is_by(self.by, &parts)
     }
 }
 
+/// What is signed: one text for one meaning, so the name, which may be of any length, is last.
+fn words(to: NodeId, serial: u64, covers: &Covers) -> Vec<u8> {
+    let mut text = to.as_bytes().to_vec();
+    text.extend_from_slice(&serial.to_be_bytes());
+    text.extend_from_slice(&covers.slot.to_be_bytes());
+    text.push(u8::from(covers.key.is_some()));
+    text.extend_from_slice(covers.key.as_ref().map_or(&[], |key| key.as_bytes()));
+    text.extend_from_slice(covers.name.as_ref().map_or(&[], |n| n.as_str().as_bytes()));
+    text
+}
+
 /// What this node has granted and not been released from. Kept on disk before a grant is sent, so
-/// that not even a crash makes it grant one thing twice.
+/// that not even a crash makes it grant one thing twice, or count two grants alike.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Book {
-    slots: BTreeMap<u32, NodeId>,
+    /// How many grants were ever given.
+    serial: u64,
+    slots: BTreeMap<u32, Entry>,
     names: BTreeMap<NodeName, NodeId>,
+    keys: BTreeMap<PublicKey, NodeId>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Entry {
+    to: NodeId,
+    serial: u64,
+}
+
+/// Whose something is by the book.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Granted {
+    ToNobody,
+    ToIt,
+    ToAnother,
+}
+
+impl Granted {
+    fn of(holder: Option<NodeId>, id: NodeId) -> Self {
+        match holder {
+            None => Self::ToNobody,
+            Some(holder) if holder == id => Self::ToIt,
+            Some(_) => Self::ToAnother,
+        }
+    }
 }
 
 impl Book {
-    /// Whether nothing was granted to another than `id`.
-    pub(super) fn allows_slot(&self, slot: u32, id: NodeId) -> bool {
-        self.slots.get(&slot).is_none_or(|holder| *holder == id)
+    /// Whether `slot` was granted, seen from `id`.
+    pub(super) fn slot(&self, slot: u32, id: NodeId) -> Granted {
+        Granted::of(self.slots.get(&slot).map(|entry| entry.to), id)
     }
 
-    pub(super) fn allows_name(&self, name: &NodeName, id: NodeId) -> bool {
-        self.names.get(name).is_none_or(|holder| *holder == id)
+    pub(super) fn name(&self, name: &NodeName, id: NodeId) -> Granted {
+        Granted::of(self.names.get(name).copied(), id)
     }
 
-    pub(super) fn enter(&mut self, id: NodeId, slot: u32, name: Option<&NodeName>) {
-        self.slots.insert(slot, id);
+    pub(super) fn key(&self, key: &PublicKey, id: NodeId) -> Granted {
+        Granted::of(self.keys.get(key).copied(), id)
+    }
+
+    /// Enters what is granted, and returns the grant's number: the same again for the same.
+    pub(super) fn enter(&mut self, id: NodeId, covers: &Covers) -> u64 {
+        let known = |granted| granted == Granted::ToIt;
+        let name = covers.name.as_ref();
+        let same = known(self.slot(covers.slot, id))
+            && name.is_none_or(|name| known(self.name(name, id)))
+            && covers.key.is_none_or(|key| known(self.key(&key, id)));
+        if same && let Some(entry) = self.slots.get(&covers.slot) {
+            return entry.serial;
+        }
+        self.serial = self.serial.saturating_add(1);
+        let serial = self.serial;
+        self.slots.insert(covers.slot, Entry { to: id, serial });
         if let Some(name) = name {
             self.names.insert(name.clone(), id);
         }
+        if let Some(key) = covers.key {
+            self.keys.insert(key, id);
+        }
+        serial
+    }
+
+    /// Goes on above a grant of this node's own that a book that was lost had counted.
+    pub(super) fn skip(&mut self, serial: u64) {
+        self.serial = self.serial.max(serial);
     }
 
     /// Strikes what `id` no longer holds: all but the given.
-    pub(super) fn release(&mut self, id: NodeId, slot: Option<u32>, name: Option<&NodeName>) {
+    pub(super) fn release(
+        &mut self,
+        id: NodeId,
+        slot: Option<u32>,
+        name: Option<&NodeName>,
+        key: Option<&PublicKey>,
+    ) {
         self.slots
-            .retain(|s, holder| *holder != id || Some(*s) == slot);
+            .retain(|s, entry| entry.to != id || Some(*s) == slot);
         self.names
             .retain(|n, holder| *holder != id || Some(n) == name);
+        self.keys
+            .retain(|k, holder| *holder != id || Some(k) == key);
     }
 }
 
@@ -95,35 +166,74 @@ impl Book {
 mod tests {
     use super::*;
 
+    fn covers(slot: u32, name: Option<&str>, key: Option<u8>) -> Covers {
+        Covers {
+            slot,
+            name: name.map(|n| n.parse().unwrap()),
+            key: key.map(|n| PublicKey::from_bytes([n; 32])),
+        }
+    }
+
     #[test]
-    fn a_grant_is_for_one_node_one_slot_and_one_name() {
+    fn a_grant_is_for_one_node_and_for_what_it_says() {
         let (by, to) = (Identity::from_bytes(&[1; 32]), NodeId::from_bytes([2; 32]));
         let mesh = MeshId::from_bytes([3; 16]);
-        let name: NodeName = "a".parse().unwrap();
-        let other: NodeName = "b".parse().unwrap();
-        let full = Grant::sign(&by, mesh, to, 7, Some(&name));
-        assert!(full.is_valid(mesh, to, 7, &name));
-        assert!(!full.is_valid(mesh, to, 8, &name));
-        assert!(!full.is_valid(mesh, to, 7, &other));
-        assert!(!full.is_valid(mesh, NodeId::from_bytes([4; 32]), 7, &name));
-        let slot = Grant::sign(&by, mesh, to, 7, None);
-        assert!(slot.is_valid(mesh, to, 7, &other));
-        let mut wider = slot;
-        wider.covers = Covers::SlotAndName;
-        assert!(!wider.is_valid(mesh, to, 7, &name));
+        let full = Grant::sign(&by, mesh, to, 4, covers(7, Some("a"), Some(5)));
+        assert!(full.is_valid(mesh, to));
+        assert!(!full.is_valid(mesh, NodeId::from_bytes([4; 32])));
+        assert!(!full.is_valid(MeshId::from_bytes([4; 16]), to));
+        for other in [
+            covers(8, Some("a"), Some(5)),
+            covers(7, Some("b"), Some(5)),
+            covers(7, Some("a"), Some(6)),
+            covers(7, Some("a"), None),
+            covers(7, None, Some(5)),
+        ] {
+            let mut changed = full.clone();
+            changed.covers = other;
+            assert!(!changed.is_valid(mesh, to), "{changed:?}");
+        }
+        let mut later = full.clone();
+        later.serial += 1;
+        assert!(!later.is_valid(mesh, to));
+        let text = serde_json::to_string(&full).unwrap();
+        assert_eq!(serde_json::from_str::<Grant>(&text).unwrap(), full);
     }
 
     #[test]
     fn what_is_granted_to_one_is_refused_to_another_until_released() {
         let [a, b] = [1, 2].map(|n| NodeId::from_bytes([n; 32]));
-        let name: NodeName = "x".parse().unwrap();
+        let all = covers(5, Some("x"), Some(6));
+        let (name, key) = (all.name.clone().unwrap(), all.key.unwrap());
         let mut book = Book::default();
-        book.enter(a, 5, Some(&name));
-        assert!(book.allows_slot(5, a) && !book.allows_slot(5, b));
-        assert!(!book.allows_name(&name, b));
+        assert_eq!(book.slot(5, a), Granted::ToNobody);
+        book.enter(a, &all);
+        assert_eq!(book.slot(5, a), Granted::ToIt);
+        assert_eq!(book.slot(5, b), Granted::ToAnother);
+        assert_eq!(book.name(&name, b), Granted::ToAnother);
+        assert_eq!(book.key(&key, b), Granted::ToAnother);
         let text = serde_json::to_string(&book).unwrap();
         assert_eq!(serde_json::from_str::<Book>(&text).unwrap(), book);
-        book.release(a, Some(6), Some(&name));
-        assert!(book.allows_slot(5, b) && !book.allows_name(&name, b));
+        book.release(a, Some(6), Some(&name), Some(&key));
+        assert_eq!(book.slot(5, b), Granted::ToNobody);
+        assert_eq!(book.name(&name, b), Granted::ToAnother);
+        book.release(a, None, None, None);
+        assert_eq!(book.key(&key, b), Granted::ToNobody);
+    }
+
+    #[test]
+    fn the_same_is_granted_under_the_same_number_and_anything_new_under_a_higher() {
+        let [a, b] = [1, 2].map(|n| NodeId::from_bytes([n; 32]));
+        let mut book = Book::default();
+        let first = book.enter(a, &covers(5, Some("x"), Some(6)));
+        let unchanged = book.clone();
+        assert_eq!(book.enter(a, &covers(5, Some("x"), Some(6))), first);
+        assert_eq!(book, unchanged);
+        let renamed = book.enter(a, &covers(5, Some("y"), Some(6)));
+        assert!(renamed > first);
+        book.release(a, None, None, None);
+        assert!(book.enter(b, &covers(5, None, None)) > renamed);
+        book.skip(1000);
+        assert!(book.enter(a, &covers(6, None, None)) > 1000);
     }
 }

@@ -56,7 +56,6 @@ pub(super) enum Message {
         record: Signed,
     },
     Granted {
-        slot: u32,
         grant: Grant,
     },
     Ping,

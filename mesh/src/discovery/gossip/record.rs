@@ -190,23 +190,10 @@ impl Record {
         if grants.len() > MAX_GRANTS {
             return Err(Refused::Grant);
         }
-        let Some(claim) = self.body.claim else {
-            return if grants.is_empty() {
-                Ok(())
-            } else {
-                Err(Refused::Grant)
-            };
-        };
-        let same = |p: &&Self| {
-            p.body.name == self.body.name && p.body.claim.is_some_and(|c| c.slot == claim.slot)
-        };
-        let known = previous
-            .filter(same)
-            .map_or(&[] as &[Grant], |p| &p.body.grants);
+        let known = previous.map_or(&[] as &[Grant], |p| &p.body.grants);
         for (at, grant) in grants.iter().enumerate() {
             let again = grants[..at].iter().any(|g| g.by == grant.by);
-            let valid = known.contains(grant)
-                || grant.is_valid(mesh, self.id(), claim.slot, &self.body.name);
+            let valid = known.contains(grant) || grant.is_valid(mesh, self.id());
             if again || !valid {
                 return Err(Refused::Grant);
             }

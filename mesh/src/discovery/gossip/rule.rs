@@ -1,32 +1,62 @@
 //! The one rule that says whose a share, a name and a key are. Pure: the same records give the
 //! same answer on every node.
 //!
-//! Of several claims the final one wins, then the one with more grants by members that are known
-//! here (at most seven; the founder counts eight more), then the lower hash. So a claim that
-//! nobody granted never takes what is held, and after a partition all members pick one winner.
-//! Outside: several identities in one hand grant each other; and with only two nodes, neither the
-//! founder, there is nobody to grant and the hash decides.
+//! Of several claims on a share the final one wins, then the one with more grants for it by
+//! members that are known here (at most seven; the founder counts eight more), then the lower
+//! hash; for names and keys the grants come first. Of a member's grants of one thing to several
+//! only the latest counts. So a claim that nobody granted never takes what is held, one that was
+//! given up is not taken back from who came after, and after a partition all pick one winner.
+//! Outside: several identities in one hand grant each other; old grants of a thing by members of
+//! which none granted it to its present holder weigh as much as the holder's; and where nobody
+//! could grant yet (two nodes, neither the founder; a key in the moment after its change) the
+//! hash decides.
 
-use std::cmp::Ordering;
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use super::grant::Covers;
 use super::own::{Problem, ProblemKind};
-use super::record::{MAX_GRANTS, Record, Rules};
+use super::record::{Record, Rules};
 use super::text::hash;
 use super::tombstone::Tombstones;
 use crate::{Member, NodeId, NodeName, PublicKey, Roster};
 
-/// Final or not, and the weight: the highest wins, and of equals the lower hash.
-type Rank = (bool, u32);
+/// What the founder's claims weigh beyond their grants.
+const FOUNDER: usize = 8;
 
 /// Who holds what, as the records known here say.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Holders {
-    /// The best claim on each share, final or not.
-    slots: BTreeMap<u32, (Rank, NodeId)>,
-    names: BTreeMap<NodeName, (Rank, NodeId)>,
-    keys: BTreeMap<PublicKey, (Rank, NodeId)>,
+    /// The best claim on each share, and whether it is final.
+    slots: BTreeMap<u32, (bool, NodeId)>,
+    names: BTreeMap<NodeName, NodeId>,
+    keys: BTreeMap<PublicKey, NodeId>,
+}
+
+/// What more than one node may claim.
+#[derive(Clone, Copy)]
+enum Thing<'a> {
+    Slot(u32),
+    Name(&'a NodeName),
+    Key(&'a PublicKey),
+}
+
+impl Thing<'_> {
+    fn is_in(&self, covers: &Covers) -> bool {
+        match self {
+            Self::Slot(slot) => covers.slot == *slot,
+            Self::Name(name) => covers.name.as_ref() == Some(name),
+            Self::Key(key) => covers.key.as_ref() == Some(key),
+        }
+    }
+
+    fn tie(&self, id: NodeId) -> [u8; 32] {
+        match self {
+            Self::Slot(slot) => hash(&[&slot.to_be_bytes(), id.as_bytes()]),
+            Self::Name(name) => hash(&[name.as_str().as_bytes(), id.as_bytes()]),
+            Self::Key(key) => hash(&[key.as_bytes(), id.as_bytes()]),
+        }
+    }
 }
 
 impl Holders {
@@ -35,31 +65,36 @@ impl Holders {
         founder: NodeId,
         tombstones: &Tombstones,
     ) -> Self {
-        let mut holders = Self::default();
+        let mut slots: BTreeMap<u32, Vec<&Record>> = BTreeMap::new();
+        let mut names: BTreeMap<&NodeName, Vec<&Record>> = BTreeMap::new();
+        let mut keys: BTreeMap<&PublicKey, Vec<&Record>> = BTreeMap::new();
         for record in records.values() {
-            let weigh = |wanted: &dyn Fn(Covers) -> bool| {
-                let counts = |by: &NodeId| records.contains_key(by) && !tombstones.contains(*by);
-                let grants = record.body.grants.iter();
-                let number = grants
-                    .filter(|g| wanted(g.covers) && counts(&g.by))
-                    .take(MAX_GRANTS)
-                    .count() as u32;
-                number + if record.id() == founder { 8 } else { 0 }
-            };
-            let id = record.id();
-            let settled = record.body.claim.is_some_and(|c| c.settled);
-            let by_slot = weigh(&|_| true);
-            let by_name = weigh(&|covers| covers == Covers::SlotAndName);
             if let Some(claim) = record.body.claim {
-                let tie = |id| tie(&claim.slot.to_be_bytes(), id);
-                best(&mut holders.slots, &claim.slot, (settled, by_slot), id, tie);
+                slots.entry(claim.slot).or_default().push(record);
             }
-            let name = &record.body.name;
-            let by_text = |id| tie(name.as_str().as_bytes(), id);
-            best(&mut holders.names, name, (settled, by_name), id, by_text);
-            let key = &record.body.key;
-            let by_key = |id| tie(key.as_bytes(), id);
-            best(&mut holders.keys, key, (settled, by_slot), id, by_key);
+            names.entry(&record.body.name).or_default().push(record);
+            keys.entry(&record.body.key).or_default().push(record);
+        }
+        let counts = |by: NodeId| records.contains_key(&by) && !tombstones.contains(by);
+        let best = |thing, claims: &[&Record]| {
+            let record = best(thing, claims, founder, &counts)?;
+            Some((is_settled(record), record.id()))
+        };
+        let mut holders = Self::default();
+        for (slot, claims) in slots {
+            if let Some(holder) = best(Thing::Slot(slot), &claims) {
+                holders.slots.insert(slot, holder);
+            }
+        }
+        for (name, claims) in names {
+            if let Some((_, id)) = best(Thing::Name(name), &claims) {
+                holders.names.insert(name.clone(), id);
+            }
+        }
+        for (key, claims) in keys {
+            if let Some((_, id)) = best(Thing::Key(key), &claims) {
+                holders.keys.insert(*key, id);
+            }
         }
         holders
     }
@@ -71,16 +106,16 @@ impl Holders {
 
     /// Whose `slot` is: only a final claim gives it.
     pub(super) fn owner(&self, slot: u32) -> Option<NodeId> {
-        let ((settled, _), id) = self.slots.get(&slot)?;
+        let (settled, id) = self.slots.get(&slot)?;
         settled.then_some(*id)
     }
 
     pub(super) fn name(&self, name: &NodeName) -> Option<NodeId> {
-        self.names.get(name).map(|(_, id)| *id)
+        self.names.get(name).copied()
     }
 
     fn key(&self, key: &PublicKey) -> Option<NodeId> {
-        self.keys.get(key).map(|(_, id)| *id)
+        self.keys.get(key).copied()
     }
 }
 
@@ -184,27 +219,37 @@ pub(super) fn name_of(record: &Record, holders: &Holders) -> NodeName {
         .unwrap_or_else(|_| name.clone())
 }
 
-fn tie(what: &[u8], id: NodeId) -> [u8; 32] {
-    hash(&[what, id.as_bytes()])
+fn is_settled(record: &Record) -> bool {
+    record.body.claim.is_some_and(|claim| claim.settled)
 }
 
-fn best<K: Ord + Clone>(
-    map: &mut BTreeMap<K, (Rank, NodeId)>,
-    key: &K,
-    rank: Rank,
-    id: NodeId,
-    tie: impl Fn(NodeId) -> [u8; 32],
-) {
-    let Some((best, holder)) = map.get_mut(key) else {
-        map.insert(key.clone(), (rank, id));
-        return;
-    };
-    let better = match rank.cmp(best) {
-        Ordering::Greater => true,
-        Ordering::Less => false,
-        Ordering::Equal => tie(id) < tie(*holder),
-    };
-    if better {
-        (*best, *holder) = (rank, id);
+/// The claim that wins; `counts` says whose grants weigh.
+fn best<'a>(
+    thing: Thing<'_>,
+    claims: &[&'a Record],
+    founder: NodeId,
+    counts: &dyn Fn(NodeId) -> bool,
+) -> Option<&'a Record> {
+    if let [only] = claims {
+        return Some(only);
     }
+    let good = |record: &&'a Record| {
+        let grants = record.body.grants.iter();
+        grants.filter(|g| thing.is_in(&g.covers) && counts(g.by))
+    };
+    let mut latest: BTreeMap<NodeId, u64> = BTreeMap::new();
+    for grant in claims.iter().flat_map(good) {
+        let serial = latest.entry(grant.by).or_default();
+        *serial = grant.serial.max(*serial);
+    }
+    let rank = |record: &&'a Record| {
+        let standing = good(record).filter(|g| latest.get(&g.by) == Some(&g.serial));
+        let id = record.id();
+        let weight = standing.count() + if id == founder { FOUNDER } else { 0 };
+        let settled = is_settled(record);
+        // Without a range of its own a node still has its name and its key.
+        let first = settled && matches!(thing, Thing::Slot(_));
+        (first, weight, settled, Reverse(thing.tie(id)))
+    };
+    claims.iter().copied().max_by_key(rank)
 }

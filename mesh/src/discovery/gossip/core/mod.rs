@@ -178,6 +178,9 @@ impl Core {
             counters: BTreeMap::new(),
             dirty: Dirty::default(),
         };
+        for record in core.records.clone().values() {
+            core.compare_book(record);
+        }
         core.resume();
         core.settle(now);
         core
@@ -206,9 +209,6 @@ impl Core {
 
     /// Replaces what this node says of itself.
     pub(super) fn announce(&mut self, me: Announcement, now: Instant) {
-        if self.me.name != me.name {
-            self.grants.clear();
-        }
         self.me = me;
         self.publish();
         self.settle(now);

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use super::spread::{clone_text, place};
 use super::{Abuse, Core, Effect, Kept};
-use crate::NodeId;
 use crate::discovery::gossip::claim::{Phase, Step};
-use crate::discovery::gossip::grant::{Covers, Grant};
+use crate::discovery::gossip::grant::{Covers, Grant, Granted};
 use crate::discovery::gossip::message::Message;
 use crate::discovery::gossip::record::{
     Body, MAX_BODY, MAX_ENDPOINTS, MAX_GRANTS, MAX_NAMES, Record, Signed,
 };
+use crate::{NodeId, NodeName, PublicKey};
 
 /// Grants come in together; the record is signed anew once for several.
 const GATHER: Duration = Duration::from_millis(100);
@@ -24,11 +24,7 @@ impl Core {
     /// Takes up what the last run left, and says the first word of this one.
     pub(super) fn resume(&mut self) {
         if let Some(last) = self.records.get(&self.id) {
-            let slot = self.claims.published().map(|c| c.slot);
-            let same = last.body.claim.map(|c| c.slot) == slot && last.body.name == self.me.name;
-            if same {
-                self.grants = last.body.grants.clone();
-            }
+            self.grants = last.body.grants.clone();
         }
         self.publish();
     }
@@ -119,11 +115,7 @@ impl Core {
             endpoints,
             names,
             claim,
-            grants: if claim.is_some() {
-                self.grants.clone()
-            } else {
-                Vec::new()
-            },
+            grants: self.grants.clone(),
             away: me.away,
             stamp: self.stamp(),
         };
@@ -143,12 +135,8 @@ impl Core {
             return;
         }
         let before = self.claims.phase();
-        let slot = self.claims.published().map(|c| c.slot);
         let holders = &self.holders;
         let step = self.claims.look(|slot| holders.slot(slot), now);
-        if self.claims.published().map(|c| c.slot) != slot {
-            self.grants.clear();
-        }
         if matches!(before, Phase::Held { .. }) && self.claims.phase() != before {
             self.save(self.kept.generation, None);
         }
@@ -201,15 +189,16 @@ impl Core {
         };
         let tombstones = &self.tombstones;
         self.grants.retain(|g| !tombstones.contains(g.by));
-        let full = |g: &&Grant| g.covers == Covers::SlotAndName;
-        if self.grants.iter().filter(full).count() >= MAX_GRANTS {
+        let (name, key) = (&self.me.name, &self.me.public_key);
+        let whole = |g: &&Grant| is_whole(g, claim.slot, name, key);
+        if self.grants.iter().filter(whole).count() >= MAX_GRANTS {
             return;
         }
         let Some(signed) = self.records.get(&self.id).map(|r| r.signed.clone()) else {
             return;
         };
         for (id, peer) in &mut self.peers {
-            let has = self.grants.iter().filter(full).any(|g| g.by == *id);
+            let has = self.grants.iter().filter(whole).any(|g| g.by == *id);
             let asked = peer
                 .asked
                 .is_some_and(|(at, slot)| slot == claim.slot && now < at + ASK_AGAIN);
@@ -223,6 +212,7 @@ impl Core {
     }
 
     /// Grants what `peer`'s record claims, if nobody else holds it and it was granted to nobody.
+    /// What was granted to it already is granted again, whoever else claims it meanwhile.
     pub(super) fn grant(&mut self, peer: NodeId) {
         let Some(record) = self.records.get(&peer) else {
             return;
@@ -230,51 +220,61 @@ impl Core {
         let Some(slot) = record.body.claim.map(|c| c.slot) else {
             return;
         };
-        let name = record.body.name.clone();
-        let mut others = self.records.values().filter(|r| r.id() != peer);
-        let holds_slot = |r: &Record| r.body.claim.is_some_and(|c| c.slot == slot);
-        if others.clone().any(holds_slot) || !self.book.allows_slot(slot, peer) {
+        let (name, key) = (&record.body.name, record.body.key);
+        let free = |granted: Granted, claims: &dyn Fn(&Record) -> bool| match granted {
+            Granted::ToIt => true,
+            Granted::ToAnother => false,
+            Granted::ToNobody => !self.records.values().any(|r| r.id() != peer && claims(r)),
+        };
+        let claims_slot = |r: &Record| r.body.claim.is_some_and(|c| c.slot == slot);
+        if !free(self.book.slot(slot, peer), &claims_slot) {
             self.count("grants refused");
             return;
         }
-        let free = !others.any(|r| r.body.name == name) && self.book.allows_name(&name, peer);
-        let name = free.then_some(&name);
-        self.book.enter(peer, slot, name);
-        let grant = Grant::sign(&self.identity, self.rules.params.id(), peer, slot, name);
-        let message = Message::Granted { slot, grant };
+        let name_is_free = free(self.book.name(name, peer), &|r| r.body.name == *name);
+        let key_is_free = free(self.book.key(&key, peer), &|r| r.body.key == key);
+        let covers = Covers {
+            slot,
+            name: name_is_free.then(|| name.clone()),
+            key: key_is_free.then_some(key),
+        };
+        let serial = self.book.enter(peer, &covers);
+        let grant = Grant::sign(&self.identity, self.rules.params.id(), peer, serial, covers);
+        let message = Message::Granted { grant };
         self.effects
             .push(Effect::Grant(peer, message, self.book.clone()));
     }
 
-    /// A member granted what this node claims.
+    /// A member granted what this node claims, or claimed a moment ago.
     pub(super) fn granted(
         &mut self,
         from: NodeId,
-        slot: u32,
         grant: Grant,
         now: Instant,
     ) -> Result<(), Abuse> {
-        let current = self.claims.published().map(|c| c.slot);
-        if current != Some(slot) {
-            return Ok(());
-        }
-        let mesh = self.rules.params.id();
         if grant.by != from {
             return Err(Abuse("a grant by another than its sender".into()));
         }
-        // It may have been signed for a name this node had a moment ago.
-        if !grant.is_valid(mesh, self.id, slot, &self.me.name) {
+        if !grant.is_valid(self.rules.params.id(), self.id) {
+            return Err(Abuse("a grant that its sender did not sign".into()));
+        }
+        let Some(slot) = self.claims.published().map(|c| c.slot) else {
+            return Ok(());
+        };
+        if grant.covers.slot != slot {
             return Ok(());
         }
         self.grants.retain(|g| g.by != from);
         if self.grants.len() >= MAX_GRANTS {
-            let partial = |g: &Grant| g.covers == Covers::Slot;
+            let (name, key) = (&self.me.name, &self.me.public_key);
+            let partial = |g: &Grant| !is_whole(g, slot, name, key);
             let Some(at) = self.grants.iter().position(partial) else {
                 return Ok(());
             };
             self.grants.remove(at);
         }
         self.grants.push(grant);
+        self.grants.sort_by_key(|g| g.by);
         self.publish_at.get_or_insert(now + GATHER);
         Ok(())
     }
@@ -311,4 +311,10 @@ impl Core {
         }
         Ok(())
     }
+}
+
+/// Whether a grant is for all that a node holds.
+fn is_whole(grant: &Grant, slot: u32, name: &NodeName, key: &PublicKey) -> bool {
+    let covers = &grant.covers;
+    covers.slot == slot && covers.name.as_ref() == Some(name) && covers.key.as_ref() == Some(key)
 }

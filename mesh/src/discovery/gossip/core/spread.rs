@@ -62,7 +62,7 @@ impl Core {
                 self.hear(from, vec![record], now)?;
                 self.grant(from);
             }
-            Message::Granted { slot, grant } => self.granted(from, slot, grant, now)?,
+            Message::Granted { grant } => self.granted(from, grant, now)?,
             Message::Refused(Refusal::Forgotten { tombstone, .. }) => {
                 self.hear_tombstones(from, vec![tombstone])?;
             }
@@ -135,8 +135,7 @@ impl Core {
             }
         };
         self.total = more;
-        let slot = record.body.claim.map(|c| c.slot);
-        self.book.release(id, slot, Some(&record.body.name));
+        self.compare_book(&record);
         self.note_run(&record, now);
         let signed = record.signed.clone();
         self.records.insert(id, record);
@@ -144,6 +143,17 @@ impl Core {
         self.stale = true;
         self.count("records taken");
         Ok(Some(signed))
+    }
+
+    /// Strikes from the book what a node holds no more, and counts on from its grants by this one.
+    pub(super) fn compare_book(&mut self, record: &Record) {
+        let body = &record.body;
+        let slot = body.claim.map(|c| c.slot);
+        self.book
+            .release(record.id(), slot, Some(&body.name), Some(&body.key));
+        for grant in body.grants.iter().filter(|g| g.by == self.id) {
+            self.book.skip(grant.serial);
+        }
     }
 
     /// Runs of a node follow each other; one that comes back is a second machine.
@@ -210,7 +220,7 @@ impl Core {
             if let Some(old) = self.records.remove(&id) {
                 self.total -= old.signed.body.len();
             }
-            self.book.release(id, None, None);
+            self.book.release(id, None, None, None);
             self.seen.remove(&id);
             self.clones.remove(&id);
             if self.peers.remove(&id).is_some() {

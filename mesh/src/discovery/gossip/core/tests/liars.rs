@@ -3,6 +3,7 @@
 use super::*;
 use crate::discovery::gossip::message::Digest;
 use crate::discovery::gossip::record::Claim;
+use crate::discovery::gossip::text::hash;
 use crate::{Endpoint, ServedName};
 
 #[test]
@@ -139,6 +140,97 @@ fn a_held_range_name_and_key_stay_whatever_a_single_member_claims() {
     assert!(clash(ProblemKind::RangeClash) && clash(ProblemKind::KeyClash));
     // None of them is in any roster: a key has one owner.
     assert_eq!(sim.cores[0].roster.members.len(), 3);
+}
+
+/// Whether `a`'s hash for `what` is the lower one, which wins where nothing else decides.
+fn is_lower(what: &[u8], a: NodeId, b: NodeId) -> bool {
+    hash(&[what, a.as_bytes()]) < hash(&[what, b.as_bytes()])
+}
+
+#[test]
+fn a_share_that_was_given_up_is_not_taken_back_with_the_grants_of_old() {
+    let mut sim = Sim::of(4, "10.32.0.0/12");
+    sim.connect_all(&all(4));
+    sim.until("all see all", |sim| sim.converged(&all(4)));
+    sim.run(Duration::from_secs(1));
+    let mallory = identity(3);
+    let (slot, old) = (sim.held(3).unwrap(), sim.grants(3));
+    assert_eq!(old, 3);
+    let grants = sim.cores[3].records[&mallory.id()].body.grants.clone();
+    (0..3).for_each(|n| sim.cut(n, 3));
+    // It moves on.
+    let claim = |slot| Claim {
+        slot,
+        settled: true,
+    };
+    let record = sim.forge(&mallory, |body| body.claim = Some(claim(slot + 1)));
+    for n in 0..3 {
+        sim.tell(n, mallory.id(), record.clone()).unwrap();
+    }
+    // Somebody else takes the share, and loses by hash.
+    let bytes = slot.to_be_bytes();
+    let loses = |n: &usize| is_lower(&bytes, mallory.id(), identity(*n).id());
+    let mut setup = setup((10..).find(loses).unwrap(), "10.32.0.0/12");
+    setup.kept.slot = Some(slot);
+    let victim = sim.add(setup);
+    sim.connect_all(&[0, 1, 2, victim]);
+    sim.until("granted", |sim| sim.grants(victim) == 3);
+    sim.run(Duration::from_secs(1));
+    // Back it comes.
+    let record = sim.forge(&mallory, |body| {
+        body.claim = Some(claim(slot));
+        body.grants = grants;
+        body.stamp.generation = 100;
+    });
+    for n in [0, 1, 2, victim] {
+        sim.tell(n, mallory.id(), record.clone()).unwrap();
+    }
+    sim.run(Duration::from_secs(2));
+    assert_eq!(sim.held(victim), Some(slot));
+    let id = sim.ids[victim];
+    for core in &sim.cores[..3] {
+        assert_eq!(core.roster.members[&id].pod_cidrs.len(), 2);
+        assert!(core.roster.members[&mallory.id()].pod_cidrs.is_empty());
+    }
+}
+
+#[test]
+fn a_member_does_not_take_the_key_of_another() {
+    let mut sim = Sim::of(6, "10.32.0.0/12");
+    sim.connect_all(&all(6));
+    sim.until("all see all", |sim| sim.converged(&all(6)));
+    // A changed key is granted anew, and the share stays meanwhile.
+    let slots: Vec<_> = (0..6).map(|n| sim.held(n)).collect();
+    let mut me = announcement(1);
+    let ids = sim.ids.clone();
+    let thief = |key: &[u8; 32]| (2..6).find(|n| is_lower(key, ids[*n], ids[1]));
+    let key = (50..).map(|n| [n; 32]).find(|key| thief(key).is_some());
+    let key = key.unwrap();
+    me.public_key = PublicKey::from_bytes(key);
+    let thief = thief(&key).unwrap();
+    let now = sim.now;
+    sim.cores[1].announce(me.clone(), now);
+    sim.flush(1);
+    sim.run(Duration::from_secs(8));
+    let key = me.public_key;
+    let granted = |sim: &Sim| {
+        let grants = &sim.cores[0].records[&sim.ids[1]].body.grants;
+        grants.iter().filter(|g| g.covers.key == Some(key)).count()
+    };
+    assert_eq!(granted(&sim), 5);
+    assert_eq!(slots, (0..6).map(|n| sim.held(n)).collect::<Vec<_>>());
+    let mut me = announcement(thief);
+    me.public_key = key;
+    sim.cores[thief].announce(me, now);
+    sim.flush(thief);
+    sim.run(Duration::from_secs(8));
+    let (victim, thief) = (sim.ids[1], sim.ids[thief]);
+    for core in [&sim.cores[0], &sim.cores[2], &sim.cores[3]] {
+        if core.id != thief {
+            assert_eq!(core.roster.members[&victim].public_key, key);
+            assert!(!core.roster.members.contains_key(&thief));
+        }
+    }
 }
 
 #[test]
