@@ -13,6 +13,7 @@ use super::config::StartError;
 use super::connection::{greeter, hear_refusal, meet_oneself, run};
 use super::dial::{Failure, Target};
 use super::keyring::KeyState;
+use super::message::Refusal;
 use super::node::{Node, chance, lock};
 use super::record::Rules;
 use super::session::{self, Member, SessionError};
@@ -104,6 +105,8 @@ enum DialError {
     Oneself,
     #[error("the member there was forgotten")]
     Forgotten,
+    #[error("a node that this one does not know answers, with a retired secret")]
+    RetiredKey,
     #[error("connected to {} already", .0.short())]
     Connected(NodeId),
     #[error("another node answers there, {}", .0.short())]
@@ -114,7 +117,10 @@ impl DialError {
     fn is_refusal(&self) -> bool {
         matches!(
             self,
-            Self::Session(SessionError::Refused(_)) | Self::Oneself | Self::Forgotten
+            Self::Session(SessionError::Refused(_))
+                | Self::Oneself
+                | Self::Forgotten
+                | Self::RetiredKey
         )
     }
 }
@@ -144,10 +150,19 @@ async fn open(
     if lock(&node.conns).is_connected_to(member.id, member.instance) {
         return Err(DialError::Connected(member.id));
     }
-    // The mesh's newest keys are the other's to judge; what this node has forgotten stays so.
-    if let Some(Err(refusal)) = node.look(|core| core.admit(member.id, KeyState::Active)) {
+    // As strict as when it dials: whoever has a retired secret only might answer here too.
+    let key = channel.key;
+    let judged = node.look(|core| {
+        let state = core.keyring().get(key).map(|(_, state)| state);
+        core.admit(member.id, state.unwrap_or(KeyState::Retired))
+    });
+    if let Some(Err(refusal)) = judged {
+        let error = match *refusal {
+            Refusal::RetiredKey => DialError::RetiredKey,
+            _ => DialError::Forgotten,
+        };
         session::turn_away(&mut channel, *refusal).await;
-        return Err(DialError::Forgotten);
+        return Err(error);
     }
     let joining = node.look(|_| ()).is_none();
     greeter(node, joining)

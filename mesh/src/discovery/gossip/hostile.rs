@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::channel::{self, Channel};
 use super::message::{Message, Refusal};
@@ -13,7 +13,7 @@ use super::session::{self, Greeter, SessionError};
 use super::{CLAIM_WAIT, FoundingParams, Gossip, GossipConfig, Token};
 use crate::discovery::{Announcement, Discovery};
 use crate::identity::Identity;
-use crate::{PublicKey, keystore};
+use crate::{Endpoint, PublicKey, keystore};
 
 struct Victim {
     gossip: Arc<Gossip>,
@@ -21,13 +21,17 @@ struct Victim {
 }
 
 async fn victim() -> Victim {
+    victim_that_dials(Vec::new()).await
+}
+
+async fn victim_that_dials(peers: Vec<Endpoint>) -> Victim {
     let dir = tempfile::tempdir().unwrap();
     let config = GossipConfig {
         state_dir: dir.path().to_owned(),
         listen: vec!["127.0.0.1:0".parse().unwrap()],
         founding: FoundingParams::default(),
         join: None,
-        peers: Vec::new(),
+        peers,
         fwmark: None,
         claim_wait: CLAIM_WAIT,
         allow_loopback: true,
@@ -113,10 +117,13 @@ async fn a_bad_record_ends_the_connection_and_keeps_its_sender_away() {
     let victim = victim().await;
     let mallory = Identity::from_bytes(&[66; 32]);
     let mut channel = victim.connect(&mallory).await.unwrap();
-    let bad = victim.record(&mallory, |body| {
+    // One that this version cannot accept is passed over, one that is not signed is not.
+    let odd = victim.record(&mallory, |body| {
         body.endpoints = vec!["10.32.0.1:6783".parse().unwrap()];
     });
-    let records = vec![bad];
+    let mut bad = victim.record(&mallory, |_| {});
+    bad.body.push(' ');
+    let records = vec![odd, bad];
     channel
         .sender
         .send(&Message::Records { records })
@@ -124,6 +131,7 @@ async fn a_bad_record_ends_the_connection_and_keeps_its_sender_away() {
         .unwrap();
     ended(channel).await;
     assert_eq!(victim.counter("records refused: endpoint"), 1);
+    assert_eq!(victim.counter("records refused: signature"), 1);
     assert_eq!(victim.counter("connections ended: bad message"), 1);
     let again = victim.connect(&mallory).await.unwrap_err();
     let refused = matches!(&again, SessionError::Refused(r) if matches!(**r, Refusal::Penalty));
@@ -193,4 +201,35 @@ async fn a_flood_of_bad_records_costs_one_check_a_connection() {
     );
     assert_eq!(victim.counter("records refused: signature"), tries);
     assert!(victim.counter("connections refused: too many from one source") > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unknown_node_that_answers_by_a_retired_secret_is_hung_up_on() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let victim = victim_that_dials(vec![Endpoint::Address(address)]).await;
+    let old: Token = victim.gossip.join_token().parse().unwrap();
+    victim.gossip.token_rotate().await.unwrap();
+    let mallory = Identity::from_bytes(&[66; 32]);
+    let met = async {
+        loop {
+            let (stream, from) = listener.accept().await.unwrap();
+            let secret = |id| (id == old.secret.id()).then(|| old.secret.clone());
+            let opened = channel::respond(stream, old.mesh, secret, |_| true).await;
+            // The victim's new secret, which is tried first.
+            let Ok(mut channel) = opened else { continue };
+            let greeter = Greeter {
+                identity: &mallory,
+                instance: Instance::from_bytes([4; 16]),
+                joining: false,
+            };
+            greeter.introduce(&mut channel, from).await.unwrap();
+            return session::meet(&mut channel, from).await;
+        }
+    };
+    let met = tokio::time::timeout(Duration::from_secs(20), met).await;
+    let met = met.expect("the victim tries its older secret");
+    let hung_up =
+        matches!(&met, Err(SessionError::Refused(r)) if matches!(**r, Refusal::RetiredKey));
+    assert!(hung_up, "{met:?}");
 }
