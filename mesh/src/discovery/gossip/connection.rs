@@ -15,7 +15,7 @@ use super::core::Abuse;
 use super::dial::Lost;
 use super::keyring::KeyState;
 use super::message::{Message, Refusal};
-use super::node::{Node, chance, lock};
+use super::node::{Node, chance, lock, unix_now};
 use super::session::{self, Greeter, Member, SessionError};
 use super::socket;
 use crate::NodeId;
@@ -23,6 +23,9 @@ use crate::NodeId;
 /// A connection says something at least this often, and is dead when silent for the longer time.
 const PING_EVERY: Duration = Duration::from_secs(4);
 const SILENCE: Duration = Duration::from_secs(12);
+
+/// How far, in seconds, another's clock may be ahead where a secret's age is told.
+const CLOCK_AHEAD: u64 = 24 * 3600;
 
 /// Takes an inbound connection as far as a member that is let in.
 pub(super) async fn accept(
@@ -159,7 +162,12 @@ pub(super) async fn run(node: &Arc<Node>, member: Member, channel: Channel<TcpSt
     debug!(peer = %id.short(), ?error, "disconnected");
     let was_current = lock(&node.conns).leave(id, serial);
     if was_current {
-        node.drive(|core, _| core.disconnected(id));
+        node.drive(|core, _| {
+            // Under the core's lock: a connection that came since has said that it is there.
+            if !lock(&node.conns).is_connected(id) {
+                core.disconnected(id);
+            }
+        });
         let lost = Lost {
             error,
             lived: begun.elapsed(),
@@ -198,7 +206,11 @@ async fn read(node: &Arc<Node>, id: NodeId, receiver: &mut Receiver<TcpStream>) 
                 return End::Refused;
             }
             Message::Refused(_) => return End::Refused,
-            message => {
+            mut message => {
+                if let Message::Keys { keys } = &mut message {
+                    let latest = unix_now().saturating_add(CLOCK_AHEAD);
+                    keys.iter_mut().for_each(|key| key.cap(latest));
+                }
                 let heard = node.drive(|core, now| core.receive(id, message, now));
                 if let Some(Err(abuse)) = heard {
                     return End::Abuse(abuse);

@@ -1,7 +1,7 @@
 //! The mesh's secrets: which let new nodes in, and which only those already known.
 //!
 //! A keyring is merged, never replaced: entries only ever appear or retire, so all members come
-//! to the same one whatever the order. When it is full the oldest go.
+//! to the same one whatever the order. When it is full the oldest go, retired ones first.
 
 use std::collections::BTreeMap;
 
@@ -47,6 +47,13 @@ pub(super) struct Keyring {
     entries: BTreeMap<KeyId, Entry>,
 }
 
+impl Entry {
+    /// Makes it no younger than `latest`, in seconds since 1970.
+    pub(super) fn cap(&mut self, latest: u64) {
+        self.created = self.created.min(latest);
+    }
+}
+
 impl Keyring {
     pub(super) fn add(&mut self, secret: Secret, created: u64) -> KeyId {
         let id = secret.id();
@@ -76,7 +83,10 @@ impl Keyring {
             known.created = known.created.max(entry.created);
         }
         while self.entries.len() > MAX_KEYS {
-            let Some(oldest) = self.newest_first().last().map(|(id, _)| **id) else {
+            // Those that still let nodes in stay as long as there are others.
+            let mut all = self.newest_first();
+            all.sort_by_key(|(_, entry)| entry.state);
+            let Some(oldest) = all.last().map(|(id, _)| **id) else {
                 break;
             };
             self.entries.remove(&oldest);
@@ -203,6 +213,36 @@ mod tests {
         }
         assert_eq!(ring.list().len(), MAX_KEYS);
         assert!(ring.get(first).is_none());
+    }
+
+    #[test]
+    fn a_full_keyring_drops_retired_secrets_before_those_that_let_nodes_in() {
+        let mut ring = Keyring::default();
+        let first = ring.add(secret(0), 1);
+        let retired = ring.add(secret(1), 100);
+        ring.merge(vec![Entry {
+            secret: secret(1),
+            created: 100,
+            state: KeyState::Retired,
+        }]);
+        for n in 2..=16 {
+            ring.add(secret(n), 1 + u64::from(n));
+        }
+        assert!(ring.get(retired).is_none());
+        assert!(ring.get(first).is_some());
+    }
+
+    #[test]
+    fn a_secret_from_the_far_future_is_taken_for_one_of_a_day_ahead() {
+        let mut entry = Entry {
+            secret: secret(1),
+            created: u64::MAX,
+            state: KeyState::Active,
+        };
+        entry.cap(500);
+        let mut ring = Keyring::default();
+        ring.merge(vec![entry]);
+        assert_eq!(ring.list()[0].created, 500);
     }
 
     #[test]

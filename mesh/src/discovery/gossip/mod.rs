@@ -44,6 +44,7 @@ use tokio::task::JoinSet;
 use tracing::warn;
 
 pub use config::{CLAIM_WAIT, GossipConfig, Join, StartError};
+pub use files::has_mesh;
 pub use keyring::{KeyInfo, KeyState, MAX_KEYS};
 pub use own::{ClaimState, Forgotten, Own, Problem, ProblemKind};
 pub use params::{FoundingParams, MAX_SLOTS, MeshId, MeshParams, ParamsError};
@@ -87,6 +88,8 @@ pub enum ForgetError {
 pub enum TokenError {
     #[error("this node has not joined yet")]
     NotJoined,
+    #[error("the mesh has {MAX_KEYS} secrets that are newer than any that could be made now")]
+    Full,
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -228,14 +231,21 @@ impl Gossip {
         let made = self.node.drive(|core, _| {
             core.change_keys(|keyring| {
                 // Newer than all there are, whatever the clock says: the newest is given out.
-                let newest = keyring.list().first().map_or(0, |k| k.created + 1);
+                let newest = keyring
+                    .list()
+                    .first()
+                    .map_or(0, |k| k.created.saturating_add(1));
                 let id = keyring.add(secret.clone(), now.max(newest));
+                if keyring.get(id).is_none() {
+                    return Err(TokenError::Full);
+                }
                 if others == Others::Retire {
                     keyring.retire_all_but(id);
                 }
-            });
+                Ok(())
+            })
         });
-        made.ok_or(TokenError::NotJoined)?;
+        made.ok_or(TokenError::NotJoined)??;
         self.node.write_changes()?;
         Ok(Token { mesh, secret }.reveal())
     }
