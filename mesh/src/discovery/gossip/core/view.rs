@@ -20,7 +20,10 @@ impl Core {
         Own {
             id: self.id,
             params: Some(self.rules.params.clone()),
-            name: self.me.name.clone(),
+            name: match self.records.get(&self.id) {
+                Some(record) => rule::name_of(record, &self.holders),
+                None => self.me.name.clone(),
+            },
             claim: self.claim_state(),
             observed,
             problems: self.all_problems(forgotten.as_ref()),

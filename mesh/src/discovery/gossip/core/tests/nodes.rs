@@ -257,3 +257,20 @@ fn what_others_would_refuse_is_not_told_and_is_named() {
     let record = &core.records[&core.id];
     assert_eq!(record.body.endpoints.len(), 1);
 }
+
+#[test]
+fn a_node_that_lost_its_name_goes_by_the_one_that_all_others_use() {
+    let mut sim = Sim::of(3, "10.32.0.0/12");
+    sim.connect_all(&all(3));
+    sim.until("all see all", |sim| sim.converged(&all(3)));
+    let mut me = announcement(2);
+    me.name = "n1".parse().unwrap();
+    let now = sim.now;
+    sim.cores[2].announce(me, now);
+    sim.flush(2);
+    sim.run(Duration::from_secs(1));
+    let name = sim.cores[2].own().name;
+    assert_ne!(name.as_str(), "n1");
+    assert_eq!(name, sim.cores[0].roster.members[&sim.ids[2]].name);
+    assert_eq!(sim.cores[1].own().name.as_str(), "n1");
+}
