@@ -264,6 +264,10 @@ impl Core {
         if grant.covers.slot != slot {
             return Ok(());
         }
+        let known = |g: &Grant| g.by == from && g.serial >= grant.serial;
+        if self.grants.iter().any(known) {
+            return Ok(());
+        }
         self.grants.retain(|g| g.by != from);
         if self.grants.len() >= MAX_GRANTS {
             let (name, key) = (&self.me.name, &self.me.public_key);
@@ -288,8 +292,7 @@ impl Core {
         let record = match Record::open(signed, &self.rules, None) {
             Ok(record) => record,
             Err(refused) => {
-                self.count(refused.counter());
-                return Err(Abuse(refused.to_string()));
+                return self.refuse(refused);
             }
         };
         let body = &record.body;

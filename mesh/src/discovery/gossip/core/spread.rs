@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{Abuse, Core, Effect, LIVELY, LIVELY_NODES, MAX_RECORDS, MAX_TOTAL};
 use crate::discovery::gossip::message::{BATCH, Digest, Message, Refusal, Sum, TOMBSTONE_BATCH};
-use crate::discovery::gossip::record::{Instance, Record, Signed, Stamp};
+use crate::discovery::gossip::record::{Instance, Record, Refused, Signed, Stamp};
 use crate::discovery::gossip::text::hash;
 use crate::discovery::gossip::tombstone::{Buried, Tombstone};
 use crate::{Endpoint, NodeId, NodeName};
@@ -130,8 +130,7 @@ impl Core {
         let record = match Record::open(signed, &self.rules, previous) {
             Ok(record) => record,
             Err(refused) => {
-                self.count(refused.counter());
-                return Err(Abuse(refused.to_string()));
+                return self.refuse(refused).map(|()| None);
             }
         };
         self.total = more;
@@ -143,6 +142,16 @@ impl Core {
         self.stale = true;
         self.count("records taken");
         Ok(Some(signed))
+    }
+
+    /// Counts a record that is refused. What is well signed may be of a later version, and its
+    /// bearer need not be able to read it: only what anybody can check is held against them.
+    pub(super) fn refuse(&mut self, refused: Refused) -> Result<(), Abuse> {
+        self.count(refused.counter());
+        match refused {
+            Refused::Size | Refused::Signature => Err(Abuse(refused.to_string())),
+            _ => Ok(()),
+        }
     }
 
     /// Strikes from the book what a node holds no more, and counts on from its grants by this one.
