@@ -135,6 +135,16 @@ pub enum ConfigError {
         value: String,
         allowed: String,
     },
+    /// As `Value`, of a setting that each of three places may have given.
+    #[error(
+        "{setting} = {value:?}: {allowed} (set by --{setting}, WEFT_{} or `{setting}` in the settings file)",
+        setting.to_uppercase()
+    )]
+    Setting {
+        setting: &'static str,
+        value: String,
+        allowed: String,
+    },
 }
 
 impl Settings {
@@ -195,7 +205,7 @@ impl Config {
             Some(name) => name,
             None => default_name(hostname)?,
         };
-        let pool = settings.pool.unwrap_or(DEFAULT_POOL).trunc();
+        let pool = settings.pool.unwrap_or(DEFAULT_POOL);
         let node_prefix = settings.node_prefix.unwrap_or(24);
         check_pool(pool, node_prefix)?;
         let endpoints = settings.endpoint.unwrap_or_default();
@@ -206,7 +216,13 @@ impl Config {
             port,
             endpoints: endpoints
                 .iter()
-                .map(|e| endpoint(e, port, "endpoint"))
+                .map(|text| {
+                    endpoint(text, port).map_err(|allowed| ConfigError::Setting {
+                        setting: "endpoint",
+                        value: text.clone(),
+                        allowed,
+                    })
+                })
                 .collect::<Result<_, _>>()?,
             pool,
             node_prefix,
@@ -226,18 +242,25 @@ const DEFAULT_FWMARK: u32 = 0x7765_6674;
 
 /// Up to 65,536 shares, since a share's number also names its /64 of the mesh's /48.
 fn check_pool(pool: Ipv4Net, node_prefix: u8) -> Result<(), ConfigError> {
-    let shares = node_prefix.checked_sub(pool.prefix_len());
-    match shares {
+    let refuse = |allowed| ConfigError::Setting {
+        setting: "pool",
+        value: pool.to_string(),
+        allowed,
+    };
+    if pool != pool.trunc() {
+        // Whoever wrote this may have meant the range, or another.
+        return Err(refuse(format!(
+            "bits beyond the prefix are set; the range is {}",
+            pool.trunc()
+        )));
+    }
+    match node_prefix.checked_sub(pool.prefix_len()) {
         Some(1..=16) => Ok(()),
-        _ => Err(ConfigError::Value {
-            setting: "pool",
-            value: pool.to_string(),
-            allowed: format!(
-                "with node-prefix {node_prefix} the pool's prefix is /{} to /{}: 2 to 65536 shares",
-                node_prefix.saturating_sub(16),
-                node_prefix - 1
-            ),
-        }),
+        _ => Err(refuse(format!(
+            "with node-prefix {node_prefix} the pool's prefix is /{} to /{}: 2 to 65536 shares",
+            node_prefix.saturating_sub(16),
+            node_prefix.saturating_sub(1)
+        ))),
     }
 }
 
@@ -272,7 +295,7 @@ fn join_line(line: &str, port: u16) -> Result<JoinLine, ConfigError> {
         .map_err(|e: weft_mesh::discovery::gossip::ParseTokenError| refuse(e.to_string()))?;
     let hosts = hosts
         .split(',')
-        .map(|h| endpoint(h, port, "join"))
+        .map(|host| endpoint(host, port).map_err(refuse))
         .collect::<Result<_, _>>()?;
     Ok(JoinLine { token, hosts })
 }
@@ -285,8 +308,8 @@ fn redact(line: &str) -> String {
     }
 }
 
-/// `HOST`, `HOST:PORT`, `ADDRESS`, `[ADDRESS]:PORT`.
-fn endpoint(text: &str, port: u16, setting: &'static str) -> Result<Endpoint, ConfigError> {
+/// `HOST`, `HOST:PORT`, `ADDRESS`, `[ADDRESS]:PORT`; the error says what is allowed.
+fn endpoint(text: &str, port: u16) -> Result<Endpoint, String> {
     if let Ok(address) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
         return Ok(Endpoint::Address(SocketAddr::new(address, port)));
     }
@@ -295,11 +318,11 @@ fn endpoint(text: &str, port: u16, setting: &'static str) -> Result<Endpoint, Co
     } else {
         format!("{text}:{port}")
     };
-    with_port.parse().map_err(|_| ConfigError::Value {
-        setting,
-        value: text.to_owned(),
-        allowed: "an address or a name, with :PORT where it is not the default; an IPv6 address with a port in brackets"
-            .into(),
+    with_port.parse().map_err(|_| {
+        format!(
+            "{text:?} is no endpoint: an address or a name, with :PORT where it is not the default; \
+             an IPv6 address with a port in brackets"
+        )
     })
 }
 
@@ -396,5 +419,29 @@ mod tests {
         assert!(with("10.0.0.0/8", 24).is_ok());
         assert!(with("10.0.0.0/8", 25).unwrap_err().contains("/9 to /24"));
         assert!(with("10.0.0.0/24", 24).unwrap_err().contains("shares"));
+    }
+
+    #[test]
+    fn what_is_refused_after_the_places_were_merged_names_them() {
+        let check = |text: &str, wants: &[&str]| {
+            let error = build(parse(text).unwrap(), None).unwrap_err();
+            for want in wants {
+                assert!(error.contains(want), "{want:?} is not in: {error}");
+            }
+        };
+        check(
+            "pool = '10.33.1.5/12'",
+            &[
+                "10.33.1.5/12",
+                "10.32.0.0/12",
+                "--pool",
+                "WEFT_POOL",
+                "`pool`",
+            ],
+        );
+        check(
+            "endpoint = ['a b']",
+            &["a b", "--endpoint", "WEFT_ENDPOINT", "`endpoint`"],
+        );
     }
 }
