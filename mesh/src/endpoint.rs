@@ -17,6 +17,19 @@ const SETTLE: Duration = Duration::from_secs(10);
 /// More candidates of one peer are not looked at.
 const MOST_CANDIDATES: usize = 16;
 
+/// Whether another node could be reached at this address at all: none of a host's own, of one link
+/// alone or of many hosts.
+pub fn is_usable(address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    if address.is_loopback() || address.is_unspecified() || address.is_multicast() {
+        return false;
+    }
+    match address {
+        IpAddr::V4(v4) => !v4.is_link_local() && !v4.is_broadcast(),
+        IpAddr::V6(v6) => !v6.is_unicast_link_local(),
+    }
+}
+
 /// What is known of the peer now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Evidence {
@@ -121,8 +134,7 @@ impl EndpointChoice {
         let mut kept: Vec<SocketAddr> = Vec::new();
         for &candidate in candidates {
             let usable = candidate.port() != 0
-                && !candidate.ip().is_unspecified()
-                && !candidate.ip().is_multicast()
+                && is_usable(candidate.ip())
                 && !self.is_in_mesh(candidate.ip());
             if usable && !kept.contains(&candidate) && kept.len() < MOST_CANDIDATES {
                 kept.push(candidate);

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use ipnet::IpNet;
 use rustix::net::sockopt;
 use weft_mesh::Endpoint;
+use weft_mesh::endpoint::is_usable;
 
 /// Bytes that WireGuard adds to a packet on the way over IPv4: 20 IP, 8 UDP, 32 its own.
 const OVERHEAD_V4: u32 = 60;
@@ -13,6 +14,11 @@ const OVERHEAD_V4: u32 = 60;
 const OVERHEAD_V6: u32 = 80;
 /// IPv6 asks for this much of every link (RFC 8200 section 5).
 const LEAST_MTU: u32 = 1280;
+
+/// Of the 16 endpoints of a record, those that are the host's own addresses at most.
+const MOST_LOCAL: usize = 12;
+/// And those that others saw at most.
+const MOST_OBSERVED: usize = 4;
 
 /// The MTU inside the tunnel to a peer whose endpoint is `endpoint`, of an underlay of `underlay`
 /// bytes.
@@ -59,27 +65,19 @@ pub fn endpoints(
         return set.to_vec();
     }
     let mut endpoints: Vec<Endpoint> = Vec::new();
-    for address in local.iter().chain(observed) {
-        let endpoint = Endpoint::Address(SocketAddr::new(*address, port));
-        let inside = mesh.iter().any(|range| range.contains(address));
-        if is_reachable(*address) && !inside && !endpoints.contains(&endpoint) {
-            endpoints.push(endpoint);
+    // A host of many networks has room for what others saw, which alone may work behind NAT.
+    for (addresses, most) in [(local, MOST_LOCAL), (observed, MOST_OBSERVED)] {
+        let end = endpoints.len() + most;
+        for address in addresses {
+            let endpoint = Endpoint::Address(SocketAddr::new(*address, port));
+            let inside = mesh.iter().any(|range| range.contains(address));
+            let usable = is_usable(*address) && !inside && !endpoints.contains(&endpoint);
+            if usable && endpoints.len() < end {
+                endpoints.push(endpoint);
+            }
         }
     }
-    // A record holds 16.
-    endpoints.truncate(16);
     endpoints
-}
-
-/// Whether others could reach this address at all.
-fn is_reachable(address: IpAddr) -> bool {
-    if address.is_loopback() || address.is_unspecified() || address.is_multicast() {
-        return false;
-    }
-    match address {
-        IpAddr::V4(v4) => !v4.is_link_local() && !v4.is_broadcast(),
-        IpAddr::V6(v6) => !v6.is_unicast_link_local(),
-    }
 }
 
 #[cfg(test)]
@@ -124,6 +122,16 @@ mod tests {
             told(&["edge.example.com:1".parse().unwrap()]),
             ["edge.example.com:1"]
         );
+    }
+
+    #[test]
+    fn many_own_addresses_leave_room_for_those_that_others_saw() {
+        let of = |net: u8| (1..=20).map(move |n| Ipv4Addr::new(198, 51, net, n).into());
+        let (local, observed): (Vec<_>, Vec<_>) = (of(1).collect(), of(2).collect());
+        let told = endpoints(&[], &local, &observed, 1, &[]);
+        assert_eq!(told.len(), 16);
+        assert_eq!(told[11].to_string(), "198.51.1.12:1");
+        assert_eq!(told[12].to_string(), "198.51.2.1:1");
     }
 
     #[test]

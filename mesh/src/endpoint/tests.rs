@@ -121,6 +121,23 @@ fn no_address_of_the_mesh_is_ever_an_endpoint() {
 }
 
 #[test]
+fn an_address_that_no_other_host_has_is_never_an_endpoint() {
+    let useless = [
+        "127.0.0.1:1",
+        "[::1]:1",
+        "[::ffff:127.0.0.1]:1",
+        "169.254.1.1:1",
+        "[fe80::1]:1",
+        "224.0.0.1:1",
+        "[ff02::1]:1",
+        "255.255.255.255:1",
+        "192.0.2.1:0",
+    ];
+    let (mut choice, start) = choice(&useless.map(|a| a.parse().unwrap()));
+    assert_eq!(choice.decide(&Evidence::default(), start).set, None);
+}
+
+#[test]
 fn a_peer_without_endpoints_is_waited_for() {
     let (mut choice, start) = choice(&[]);
     assert_eq!(choice.decide(&Evidence::default(), start).set, None);
