@@ -32,7 +32,7 @@ pub(crate) fn run<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) {
     });
     let Err(error) = outcome else { return };
     if std::env::var_os(INSIDE).is_some() {
-        println!("SKIPPED: {name}: no network namespace: {error}");
+        skipped(&name, &format!("no network namespace: {error}"));
         return;
     }
     let mut child = Command::new(std::env::current_exe().unwrap());
@@ -41,7 +41,7 @@ pub(crate) fn run<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) {
         .env(INSIDE, "1");
     match in_user_namespace(child).status() {
         Ok(status) => assert!(status.success(), "{name} failed in its user namespace"),
-        Err(error) => println!("SKIPPED: {name}: no user namespace: {error}"),
+        Err(error) => skipped(&name, &format!("no user namespace: {error}")),
     }
 }
 
@@ -100,13 +100,17 @@ fn outcome(mut command: Command) -> (bool, String) {
     )
 }
 
+/// Straight to standard error: what is printed by a test that passes is kept from view.
+fn skipped(name: &str, reason: &str) {
+    let _ = writeln!(io::stderr(), "SKIPPED: {name}: {reason}");
+}
+
 /// Whether a tool is there; says so when not.
 pub(crate) fn has(tool: &str) -> bool {
     let (found, _) = try_sh(&format!("command -v {tool}"));
     if !found {
         let name = thread::current().name().unwrap_or("?").to_owned();
-        println!("SKIPPED: {name}: no {tool}");
-        let _ = io::stdout().flush();
+        skipped(&name, &format!("no {tool}"));
     }
     found
 }
