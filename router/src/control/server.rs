@@ -87,6 +87,9 @@ impl ControlSocket {
                     continue;
                 }
             };
+            if !may_call(&stream) {
+                continue;
+            }
             let handler = Arc::clone(&handler);
             let runtime = Handle::current();
             tokio::task::spawn_blocking(move || {
@@ -97,6 +100,27 @@ impl ControlSocket {
             });
         }
     }
+}
+
+/// Whether the caller is root or the user that this process runs as. The file's mode says the same,
+/// but only from a moment after the socket is there.
+fn may_call(stream: &tokio::net::UnixStream) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    match stream.peer_cred() {
+        Ok(caller) if is_trusted(caller.uid(), own) => true,
+        Ok(caller) => {
+            warn!(uid = caller.uid(), "a caller of another user is refused");
+            false
+        }
+        Err(error) => {
+            warn!(%error, "a caller of unknown user is refused");
+            false
+        }
+    }
+}
+
+fn is_trusted(caller: u32, own: u32) -> bool {
+    caller == 0 || caller == own
 }
 
 fn answer(
@@ -125,4 +149,21 @@ async fn control(handler: &impl Handler, value: Value) -> Result<Value, Error> {
     let reply = handler.control(request).await?;
     serde_json::to_value(reply)
         .map_err(|e| Error::new(code::INTERNAL, format!("encode the reply: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_and_the_agents_own_user_may_call_and_nobody_else() {
+        assert!(is_trusted(0, 1000) && is_trusted(1000, 1000) && is_trusted(0, 0));
+        assert!(!is_trusted(1000, 0) && !is_trusted(1001, 1000));
+    }
+
+    #[tokio::test]
+    async fn a_caller_of_our_own_is_known_by_its_user() {
+        let (stream, _peer) = tokio::net::UnixStream::pair().unwrap();
+        assert!(may_call(&stream));
+    }
 }
