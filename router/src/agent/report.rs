@@ -1,6 +1,7 @@
 //! The control socket's answers: the CNI verbs, the command line's questions, the status.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use weft_cni::api::CniRequest;
 use weft_cni::{Error, code};
+use weft_dns::RecordType;
 use weft_mesh::discovery::Discovery;
 use weft_mesh::discovery::gossip::{ClaimState, Gossip, KeyState};
 
@@ -24,6 +26,9 @@ use crate::control::{
 
 /// How long a node that has just started may take to look around.
 const FIRST_LOOK: Duration = Duration::from_secs(2);
+
+/// How long the DNS server may take over one question; it gives an upstream less.
+const LOOKUP: Duration = Duration::from_secs(6);
 
 /// What the answers come from.
 pub(super) struct Control {
@@ -74,7 +79,7 @@ impl Handler for Control {
                 Ok(self.token(&token))
             }
             ControlRequest::TokenList => Ok(self.tokens()),
-            ControlRequest::DnsLookup { name } => Ok(self.lookup(&name)),
+            ControlRequest::DnsLookup { name } => self.lookup(&name).await,
             ControlRequest::Down => {
                 self.down.send_replace(true);
                 Ok(ControlReply::Done)
@@ -118,15 +123,28 @@ impl Control {
         }
     }
 
-    /// The name below the mesh's domain first, then as it is.
-    fn lookup(&self, name: &str) -> ControlReply {
-        let domain = &self.config.dns_domain;
-        let whole = name.trim_end_matches('.').to_ascii_lowercase();
-        let wanted = [format!("{whole}.{domain}."), format!("{whole}.")];
-        let names = &self.node.borrow().names;
-        let found = names.iter().filter(|known| wanted.contains(&known.name));
-        ControlReply::Addresses {
-            addresses: found.flat_map(|known| known.addresses.clone()).collect(),
+    /// What this node's server answers, asked as a pod asks it.
+    ///
+    /// # Errors
+    /// When the server listens nowhere yet, or does not answer.
+    async fn lookup(&self, name: &str) -> Result<ControlReply, Error> {
+        let Some(server) = self.dns.addresses().first().copied() else {
+            let text = "this node's DNS server listens nowhere: it has no address in the mesh yet";
+            return Err(Error::new(code::TRY_AGAIN, text));
+        };
+        let mut failed = None;
+        for candidate in candidates(name, &self.config.dns_domain) {
+            match addresses(server, &candidate).await {
+                Ok(addresses) if addresses.is_empty() => {}
+                Ok(addresses) => return Ok(ControlReply::Addresses { addresses }),
+                Err(why) => failed = failed.or(Some(why)),
+            }
+        }
+        match failed {
+            Some(why) => Err(Error::new(code::INTERNAL, why)),
+            None => Ok(ControlReply::Addresses {
+                addresses: Vec::new(),
+            }),
         }
     }
 
@@ -206,6 +224,40 @@ impl Control {
     }
 }
 
+/// The addresses of a name in both families, none where there is no such name.
+///
+/// # Errors
+/// In words, when the server cannot say.
+async fn addresses(server: SocketAddr, name: &str) -> Result<Vec<IpAddr>, String> {
+    let mut found = Vec::new();
+    for kind in [RecordType::A, RecordType::AAAA] {
+        let answer = weft_dns::ask(server, name, kind, LOOKUP).await;
+        let answer = answer.map_err(|e| format!("ask this node's DNS server: {e}"))?;
+        match answer.code.as_str() {
+            "NOERROR" => found.extend(answer.addresses()),
+            "NXDOMAIN" => break,
+            code => return Err(format!("{name}: this node's DNS server answers {code}")),
+        }
+    }
+    Ok(found)
+}
+
+/// What may be meant by a name, the likeliest first, without the last dot: a name without a dot is
+/// in the domain, one with dots rather is what it says, and one in the domain or with a last dot is
+/// nothing else.
+fn candidates(name: &str, domain: &str) -> Vec<String> {
+    let whole = name.trim_end_matches('.').to_ascii_lowercase();
+    let domain = domain.trim_end_matches('.').to_ascii_lowercase();
+    let below = format!("{whole}.{domain}");
+    if name.ends_with('.') || whole == domain || whole.ends_with(&format!(".{domain}")) {
+        vec![whole]
+    } else if whole.contains('.') {
+        vec![whole, below]
+    } else {
+        vec![below, whole]
+    }
+}
+
 fn claim_text(claim: &ClaimState) -> String {
     match claim {
         ClaimState::Joining => "joining: nobody of the mesh was reached yet".into(),
@@ -237,6 +289,19 @@ fn texts<T: ToString>(items: &[T]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_without_a_dot_is_looked_for_in_the_domain_first() {
+        for (name, wanted) in [
+            ("Web", &["web.weft.local", "web"][..]),
+            ("web.shop", &["web.shop", "web.shop.weft.local"]),
+            ("web.weft.local", &["web.weft.local"]),
+            ("example.org.", &["example.org"]),
+            ("weft.local", &["weft.local"]),
+        ] {
+            assert_eq!(candidates(name, "weft.local"), wanted, "{name}");
+        }
+    }
 
     #[test]
     fn a_lost_share_names_the_winner() {
