@@ -6,6 +6,7 @@ pub mod api;
 mod atomic;
 mod attachment;
 pub mod client;
+mod clock;
 pub mod conf;
 pub mod conflist;
 pub mod env;
@@ -17,5 +18,6 @@ pub mod result;
 mod version;
 
 pub use attachment::{Attachment, ContainerId, IfName, ParseNameError};
+pub use clock::SinceBoot;
 pub use error::{Error, code};
 pub use version::SpecVersion;

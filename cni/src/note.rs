@@ -5,13 +5,12 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::api::DelRequest;
-use crate::{Attachment, atomic};
+use crate::{Attachment, SinceBoot, atomic};
 
 const SUFFIX: &str = ".json";
 /// A note's bytes at most; a real one has a few hundred.
@@ -21,8 +20,8 @@ const LONGEST: u64 = 16 << 10;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Note {
     pub del: DelRequest,
-    /// When it was left, in milliseconds since 1970. A lease made later is another one's.
-    pub left_ms: u64,
+    /// When it was left. A lease made later is another one's.
+    pub left: SinceBoot,
 }
 
 /// Where notes to the agent with this socket lie: `pending-del` beside it.
@@ -35,7 +34,7 @@ pub fn dir(socket: &Path) -> PathBuf {
 ///
 /// # Errors
 /// When the note cannot be written; the file is named.
-pub fn leave(dir: &Path, del: &DelRequest, now: SystemTime) -> io::Result<()> {
+pub fn leave(dir: &Path, del: &DelRequest, now: SinceBoot) -> io::Result<()> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -43,7 +42,7 @@ pub fn leave(dir: &Path, del: &DelRequest, now: SystemTime) -> io::Result<()> {
         .map_err(|e| atomic::named("make", dir, &e))?;
     let note = Note {
         del: del.clone(),
-        left_ms: milliseconds(now),
+        left: now,
     };
     atomic::write(
         &path(dir, &del.attachment),
@@ -92,7 +91,7 @@ pub fn list(dir: &Path, most: usize) -> io::Result<Vec<Note>> {
             break;
         }
     }
-    notes.sort_by(|a, b| (a.left_ms, &a.del.attachment).cmp(&(b.left_ms, &b.del.attachment)));
+    notes.sort_by(|a, b| (a.left, &a.del.attachment).cmp(&(b.left, &b.del.attachment)));
     Ok(notes)
 }
 
@@ -125,15 +124,8 @@ fn path(dir: &Path, attachment: &Attachment) -> PathBuf {
     dir.join(name + SUFFIX)
 }
 
-pub(crate) fn milliseconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_millis() as u64)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn del(id: &str) -> DelRequest {
@@ -151,17 +143,16 @@ mod tests {
     fn a_note_is_left_found_listed_and_removed() {
         let run = tempfile::tempdir().unwrap();
         let dir = dir(&run.path().join("weft.sock"));
-        let at = |s| UNIX_EPOCH + Duration::from_secs(s);
         assert_eq!(list(&dir, 9).unwrap(), []);
-        leave(&dir, &del("b"), at(1)).unwrap();
-        leave(&dir, &del("a"), at(2)).unwrap();
-        leave(&dir, &del("a"), at(3)).unwrap();
+        leave(&dir, &del("b"), SinceBoot(1)).unwrap();
+        leave(&dir, &del("a"), SinceBoot(2)).unwrap();
+        leave(&dir, &del("a"), SinceBoot(3)).unwrap();
         let notes = list(&dir, 9).unwrap();
         let seen: Vec<_> = notes
             .iter()
-            .map(|n| (n.del.attachment.container_id.as_str(), n.left_ms))
+            .map(|n| (n.del.attachment.container_id.as_str(), n.left.0))
             .collect();
-        assert_eq!(seen, [("b", 1000), ("a", 3000)]);
+        assert_eq!(seen, [("b", 1), ("a", 3)]);
         assert_eq!(list(&dir, 1).unwrap().len(), 1);
         let key = del("a").attachment;
         assert_eq!(find(&dir, &key).unwrap().unwrap(), notes[1]);
@@ -186,7 +177,7 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         let file = run.path().join("file");
         fs::write(&file, b"").unwrap();
-        let error = leave(&file.join("pending-del"), &del("a"), UNIX_EPOCH).unwrap_err();
+        let error = leave(&file.join("pending-del"), &del("a"), SinceBoot(1)).unwrap_err();
         assert!(error.to_string().contains("pending-del"), "{error}");
     }
 }

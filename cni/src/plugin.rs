@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rustix::fs::{OFlags, fstat, fstatfs, stat};
 use serde_json::Value;
@@ -20,7 +20,7 @@ use crate::client::{CallError, call};
 use crate::conf::{self, NetConf};
 use crate::env::{self, Invocation, Target};
 use crate::result::{AddResult, Interface, Ip, ResultRoute};
-use crate::{Attachment, Error, SpecVersion, code, note};
+use crate::{Attachment, Error, SinceBoot, SpecVersion, code, note};
 
 const ADD_WITHIN: Duration = Duration::from_secs(60);
 /// Short, since a note does as well.
@@ -49,7 +49,7 @@ pub fn run() -> ExitCode {
             let msg = format!("the configuration is longer than {MAX_FRAME} bytes");
             return Err(Error::new(code::INVALID_CONFIG, msg));
         }
-        answer(|name| std::env::var_os(name), &input, SystemTime::now())
+        answer(|name| std::env::var_os(name), &input, SinceBoot::now())
     });
     let (said, exit) = match answer {
         Ok(None) => return ExitCode::SUCCESS,
@@ -71,7 +71,7 @@ pub fn run() -> ExitCode {
 fn answer(
     variables: impl Fn(&str) -> Option<OsString>,
     input: &[u8],
-    now: SystemTime,
+    now: SinceBoot,
 ) -> Result<Option<Value>, Error> {
     let invocation = env::parse(variables)?;
     if invocation == Invocation::Version {
@@ -200,7 +200,7 @@ fn del(
     attachment: Attachment,
     netns_path: Option<String>,
     conf: NetConf,
-    now: SystemTime,
+    now: SinceBoot,
 ) -> Result<(), Error> {
     let del = DelRequest {
         attachment,

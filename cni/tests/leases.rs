@@ -8,11 +8,11 @@ use std::io::{BufRead, BufReader};
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use weft_cni::ipam::{Allocation, DiskStore, Lease, Leases, Restored, State};
-use weft_cni::{Attachment, Error, code};
+use weft_cni::{Attachment, Error, SinceBoot, code};
 
 /// Set in the child: the directory of its leases.
 const DIR: &str = "WEFT_TEST_LEASES";
@@ -44,7 +44,7 @@ fn add(leases: &mut Leases, id: &str) -> Result<Lease, Error> {
         host_ifname: "weft1".into(),
         mtu: 1420,
     };
-    leases.allocate(wanted, SystemTime::now())?;
+    leases.allocate(wanted, SinceBoot::now())?;
     Ok(leases.bind(&key(id))?)
 }
 

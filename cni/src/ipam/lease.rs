@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Attachment;
+use crate::{Attachment, SinceBoot};
 
 /// One attachment's addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,8 +29,8 @@ pub struct Lease {
     pub state: State,
     /// The kernel's boot (`/proc/sys/kernel/random/boot_id`) in which it was made; void in another.
     pub boot_id: String,
-    /// Milliseconds since 1970.
-    pub created_ms: u64,
+    #[serde(default)]
+    pub made: SinceBoot,
 }
 
 /// How far an attachment has come.

@@ -3,13 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
-use std::time::SystemTime;
 
 use ipnet::IpNet;
 
 use crate::ipam::{Corrupt, Lease, Pool, PoolError, State, Store};
-use crate::note::milliseconds;
-use crate::{Attachment, Error, code};
+use crate::{Attachment, Error, SinceBoot, code};
 
 /// The node's leases, the store that keeps them and the pool they come from.
 ///
@@ -19,6 +17,8 @@ use crate::{Attachment, Error, code};
 pub struct Leases {
     store: Box<dyn Store>,
     pool: Pool,
+    /// As they were given.
+    ranges: Vec<IpNet>,
     leases: BTreeMap<Vec<IpAddr>, Lease>,
     corrupt: Vec<Corrupt>,
 }
@@ -74,7 +74,7 @@ impl Leases {
         let loaded = store.load()?;
         let mut pool = Pool::new(ranges);
         let mut found = loaded.leases;
-        found.sort_by_key(|lease| lease.created_ms);
+        found.sort_by_key(|lease| lease.made);
         if let Some(newest) = found.last() {
             pool.continue_after(&newest.addresses);
         }
@@ -95,6 +95,7 @@ impl Leases {
         let this = Self {
             store,
             pool,
+            ranges: ranges.to_vec(),
             leases,
             corrupt,
         };
@@ -106,7 +107,7 @@ impl Leases {
     /// # Errors
     /// When it has a live lease already, no address is free, or the lease cannot be kept. Nothing
     /// has changed then.
-    pub fn allocate(&mut self, wanted: Allocation, now: SystemTime) -> Result<Lease, LeaseError> {
+    pub fn allocate(&mut self, wanted: Allocation, now: SinceBoot) -> Result<Lease, LeaseError> {
         if let Some(earlier) = self.by_attachment(&wanted.attachment) {
             return Err(match earlier.state {
                 State::Pending => LeaseError::Unfinished(wanted.attachment),
@@ -128,7 +129,7 @@ impl Leases {
             mtu: Some(wanted.mtu),
             state: State::Pending,
             boot_id: self.store.boot_id().to_owned(),
-            created_ms: milliseconds(now),
+            made: now,
         };
         self.put(lease.clone())?;
         Ok(lease)
@@ -209,6 +210,11 @@ impl Leases {
         &self.corrupt
     }
 
+    /// The ranges, as they were last given.
+    pub fn ranges(&self) -> &[IpNet] {
+        &self.ranges
+    }
+
     /// The ranges, and how many addresses of each are in use, of how many.
     pub fn usage(&self) -> Vec<(IpNet, u128, u128)> {
         self.pool.usage(&self.used())
@@ -219,6 +225,7 @@ impl Leases {
     pub fn replace_ranges(&mut self, ranges: &[IpNet]) -> Vec<Lease> {
         let last: Vec<IpAddr> = self.pool.last().collect();
         self.pool = Pool::new(ranges);
+        self.ranges = ranges.to_vec();
         self.pool.continue_after(&last);
         let lost = |lease: &&Lease| {
             lease.is_live() && !lease.addresses.iter().all(|at| self.pool.contains(*at))
@@ -234,7 +241,7 @@ impl Leases {
     pub fn readdress(
         &mut self,
         attachment: &Attachment,
-        now: SystemTime,
+        now: SinceBoot,
     ) -> Result<(Lease, Lease), LeaseError> {
         let old = self.live(attachment)?;
         let mut kept = old.addresses.clone();
@@ -244,7 +251,7 @@ impl Leases {
         if new.addresses == old.addresses {
             return Ok((old, new));
         }
-        new.created_ms = milliseconds(now).max(old.created_ms + 1);
+        new.made = now.max(SinceBoot(old.made.0.saturating_add(1)));
         self.put(new.clone())?;
         if let Some(former) = self.leases.get_mut(&old.addresses) {
             former.state = State::Held;

@@ -2,9 +2,12 @@
 //!
 //! Tasks: the reconciler (`reconcile`) alone changes the host and the tunnel; the prober
 //! (`probes`) alone sends probes; the control socket answers on threads of the blocking pool. What
-//! they share are values that are replaced whole (`watch`), so that nobody waits for anybody.
+//! they share are values that are replaced whole (`watch`), so that the reconciler waits for nobody.
+//! Only the leases have a lock: those who attach and detach, and the task that looks after what is
+//! attached, wait for one another there, the kernel's work included.
 
 mod device;
+mod lookup;
 mod names;
 mod peers;
 mod probes;
@@ -20,7 +23,7 @@ use anyhow::{Context, bail};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 use weft_mesh::discovery::Announcement;
-use weft_mesh::discovery::gossip::{CLAIM_WAIT, FoundingParams, Gossip, GossipConfig, Join};
+use weft_mesh::discovery::gossip::{self, CLAIM_WAIT, FoundingParams, Gossip, GossipConfig, Join};
 use weft_mesh::{Endpoint, keystore};
 
 use self::device::Device;
@@ -79,8 +82,8 @@ impl Agent {
         let identity = Arc::new(keystore::identity(&config.state_dir)?);
         let private_key = keystore::wireguard(&config.state_dir)?;
         let kernel = Linux::open(&config.state_dir)?;
-        if config.join.is_none() {
-            // A joining node learns the pool from the mesh, and checks it then.
+        if config.join.is_none() && !gossip::has_mesh(&config.state_dir) {
+            // Of another mesh the pool is the mesh's own, which the first look checks.
             refuse_overlaps(&kernel, &config, &[config.pool.into()]).await?;
         }
         let local = local_addresses(&kernel).await?;

@@ -199,13 +199,10 @@ impl Reconciler {
         }
         let device = &self.parts.device;
         device.probes.set_peers(&device.peers.probed(roster));
-        self.parts
-            .workloads
-            .node_is(Node {
-                node_names: node_names(own, roster),
-                ..self.node(own, ranges, &addresses)
-            })
-            .await;
+        self.parts.workloads.node_is(Node {
+            node_names: node_names(own, roster),
+            ..self.node(own, ranges, &addresses)
+        });
         let names = Names {
             domain: &self.parts.config.dns_domain,
             me: &own.name,
@@ -365,6 +362,7 @@ impl Reconciler {
             Ok(false) => {}
             Err(problem) => report.problems.push(problem),
         }
+        self.parts.device.peers.local_is(&self.local);
         if let Err(problem) = self.parts.device.bring(roster, pools).await {
             report.problems.push(problem);
         }

@@ -122,7 +122,7 @@ mod tests {
             mtu: Some(1420),
             state: State::Bound,
             boot_id: "boot".into(),
-            created_ms: 1,
+            made: weft_cni::SinceBoot(1),
         }
     }
 

@@ -20,14 +20,13 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use ipnet::IpNet;
 use tokio::sync::{Mutex, watch};
 use tracing::{info, warn};
 use weft_cni::api::{self, AddReply, AddRequest, DelRequest, Empty, GcRequest, StatusRequest};
 use weft_cni::ipam::{Allocation, DiskStore, Lease, LeaseError, Leases};
-use weft_cni::{Attachment, Error, code, note};
+use weft_cni::{Attachment, Error, SinceBoot, code, note};
 
 use self::removal::Removing;
 use crate::kernel::Linux;
@@ -126,6 +125,7 @@ impl Workloads {
         if let Some(reason) = &node.unready {
             return Err(Error::new(code::TRY_AGAIN, reason.clone()));
         }
+        self.follow(&mut leases).await;
         let name = allowed_name(&request, &node)?;
         let request = AddRequest { name, ..request };
         let mtu = request.mtu.unwrap_or(node.pod_mtu);
@@ -187,13 +187,13 @@ impl Workloads {
             host_ifname: host_link(attachment),
             mtu,
         };
-        match leases.allocate(wanted.clone(), SystemTime::now()) {
+        match leases.allocate(wanted.clone(), SinceBoot::now()) {
             Err(LeaseError::Unfinished(_)) => {
                 let earlier = leases.by_attachment(attachment).cloned();
                 if let Some(earlier) = earlier {
                     self.forget(leases, &earlier).await;
                 }
-                Ok(leases.allocate(wanted, SystemTime::now())?)
+                Ok(leases.allocate(wanted, SinceBoot::now())?)
             }
             other => Ok(other?),
         }

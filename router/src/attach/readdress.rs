@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use tracing::warn;
+use weft_cni::SinceBoot;
 use weft_cni::ipam::{Lease, Leases};
 
 use super::{Node, Snapshot, Workloads};
@@ -16,26 +16,30 @@ use crate::kernel::veth::PodLink;
 const MOVES_KEPT: usize = 64;
 
 impl Workloads {
-    /// What the node is now. Containers whose addresses are no longer the node's get others.
-    pub async fn node_is(&self, node: Node) {
-        let ranges_changed = self.node.borrow().ranges != node.ranges;
+    /// What the node is now. Waits for nobody: an ADD goes by it from its start on, and
+    /// [`Workloads::tend`] gives containers whose addresses are no longer the node's others.
+    pub fn node_is(&self, node: Node) {
         self.node.send_if_modified(|present| {
             let differs = *present != node;
             present.clone_from(&node);
             differs
         });
-        if !ranges_changed || node.ranges.is_empty() {
+    }
+
+    /// Takes the node's present ranges, and readdresses the containers that lose an address.
+    pub(super) async fn follow(&self, leases: &mut Leases) {
+        let node = self.node.borrow().clone();
+        if node.ranges.is_empty() || node.ranges == leases.ranges() {
             return;
         }
-        let mut leases = self.leases.lock().await;
         for lease in leases.replace_ranges(&node.ranges) {
-            self.readdress(&mut leases, &lease, node.pod_mtu).await;
+            self.readdress(leases, &lease, node.pod_mtu).await;
         }
-        self.publish(&leases);
+        self.publish(leases);
     }
 
     async fn readdress(&self, leases: &mut Leases, lease: &Lease, mtu: u32) {
-        let moved = match leases.readdress(&lease.attachment, SystemTime::now()) {
+        let moved = match leases.readdress(&lease.attachment, SinceBoot::now()) {
             Ok((old, new)) => self.move_pod(&old, &new, mtu).await.map(|()| new),
             Err(error) => Err(error.to_string()),
         };

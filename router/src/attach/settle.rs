@@ -87,7 +87,7 @@ impl Workloads {
             return Ok(());
         };
         let lease = leases.by_attachment(attachment).cloned();
-        if let Some(lease) = lease.filter(|lease| lease.created_ms <= note.left_ms) {
+        if let Some(lease) = lease.filter(|lease| lease.made <= note.left) {
             self.forget(leases, &lease).await;
             info!(%attachment, "detached, as the plugin noted");
         }

@@ -25,9 +25,18 @@ impl Workloads {
         let mut links = self.links.subscribe();
         // What was said before counts too.
         links.mark_changed();
-        while links.changed().await.is_ok() {
+        let mut node = self.node.subscribe();
+        node.mark_changed();
+        loop {
+            // Neither ends before us: we have both senders.
+            tokio::select! {
+                _ = links.changed() => {}
+                _ = node.changed() => {}
+            }
             let seen = links.borrow_and_update().clone();
+            node.mark_unchanged();
             let mut leases = self.leases.lock().await;
+            self.follow(&mut leases).await;
             self.sweep(&mut leases, &seen).await;
         }
     }

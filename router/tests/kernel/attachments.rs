@@ -6,10 +6,9 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
-use weft_cni::Attachment;
 use weft_cni::api::{AddReply, AddRequest, DelRequest};
 use weft_cni::ipam::{Allocation, DiskStore, Leases};
-use weft_cni::note;
+use weft_cni::{Attachment, SinceBoot, note};
 use weft_router::attach::{Node, Workloads};
 use weft_router::kernel::Linux;
 use weft_router::kernel::veth::{PodLink, host_link};
@@ -97,14 +96,14 @@ fn del(id: &str) -> DelRequest {
     }
 }
 
-async fn ready(workloads: &Arc<Workloads>) {
+fn ready(workloads: &Arc<Workloads>) {
     let node = Node {
         addresses: vec!["10.32.1.1".parse().unwrap()],
         ranges: ranges(),
         pod_mtu: 1420,
         ..Node::default()
     };
-    workloads.node_is(node).await;
+    workloads.node_is(node);
 }
 
 async fn add(workloads: &Arc<Workloads>, id: &str, pod: &Pod) -> AddReply {
@@ -142,7 +141,7 @@ fn a_del_that_the_kernel_refuses_succeeds_and_is_done_later() {
         let bed = Bed::new();
         let workloads = bed.workloads();
         workloads.settle().await.unwrap();
-        ready(&workloads).await;
+        ready(&workloads);
         let pod = Pod::new();
         let link = add(&workloads, "a", &pod).await.host_ifname;
         // No veth of ours bears the name, so the kernel's side refuses to touch it.
@@ -175,9 +174,7 @@ fn a_held_lease_and_its_link_are_removed_while_the_agent_runs() {
             host_ifname: link.clone(),
             mtu: 1420,
         };
-        earlier
-            .allocate(wanted, std::time::SystemTime::now())
-            .unwrap();
+        earlier.allocate(wanted, SinceBoot::now()).unwrap();
         earlier.bind(&key("a")).unwrap();
         earlier.hold(&key("a")).unwrap();
         let workloads = bed.workloads();
@@ -194,7 +191,7 @@ fn what_is_held_for_a_link_that_another_lease_has_leaves_the_link_alone() {
         let bed = Bed::new();
         let workloads = bed.workloads();
         workloads.settle().await.unwrap();
-        ready(&workloads).await;
+        ready(&workloads);
         let pod = Pod::new();
         let link = add(&workloads, "a", &pod).await.host_ifname;
         drop(workloads);
@@ -202,7 +199,7 @@ fn what_is_held_for_a_link_that_another_lease_has_leaves_the_link_alone() {
         let mut store = DiskStore::open(&bed.leases(), BOOT).unwrap();
         let mut older = bed.earlier().by_attachment(&key("a")).cloned().unwrap();
         older.addresses = vec!["10.99.0.2".parse().unwrap()];
-        older.created_ms -= 1;
+        older.made = SinceBoot(1);
         weft_cni::ipam::Store::put(&mut store, &older).unwrap();
         let workloads = bed.workloads();
         workloads.settle().await.unwrap();
@@ -217,12 +214,12 @@ fn a_note_left_while_the_agent_runs_is_settled_at_the_next_look() {
         let bed = Bed::new();
         let workloads = bed.workloads();
         workloads.settle().await.unwrap();
-        ready(&workloads).await;
+        ready(&workloads);
         let pods = [Pod::new(), Pod::new()];
         let gone = add(&workloads, "a", &pods[0]).await.host_ifname;
         let kept = add(&workloads, "b", &pods[1]).await.host_ifname;
         let _tending = Tending::of(&workloads);
-        note::leave(&bed.notes(), &del("a"), std::time::SystemTime::now()).unwrap();
+        note::leave(&bed.notes(), &del("a"), SinceBoot::now()).unwrap();
         workloads.links_are(vec![gone.clone(), kept.clone()]);
         until("the lease is given back", || bed.files().len() == 1).await;
         assert!(!is_there(&gone) && is_there(&kept));
@@ -245,5 +242,26 @@ fn a_ruined_leases_addresses_are_free_when_the_link_that_may_bear_them_is_gone()
         assert_eq!(bed.files(), [format!("10.32.1.2@{BOOT}.corrupt")]);
         workloads.settle().await.unwrap();
         assert!(!is_there(&link) && bed.files().is_empty());
+    });
+}
+
+#[test]
+fn an_add_goes_by_the_ranges_that_the_node_has_now() {
+    space::run(|| async {
+        let bed = Bed::new();
+        let workloads = bed.workloads();
+        workloads.settle().await.unwrap();
+        ready(&workloads);
+        let pods = [Pod::new(), Pod::new()];
+        add(&workloads, "a", &pods[0]).await;
+        workloads.node_is(Node {
+            ranges: vec!["10.32.9.0/24".parse().unwrap()],
+            pod_mtu: 1420,
+            ..Node::default()
+        });
+        // Nobody tends: the ADD itself takes the ranges, and the first pod to the first address.
+        let reply = add(&workloads, "b", &pods[1]).await;
+        assert_eq!(reply.addresses[0].address, "10.32.9.3/32".parse().unwrap());
+        assert!(bed.files().iter().all(|name| name.starts_with("10.32.9.")));
     });
 }

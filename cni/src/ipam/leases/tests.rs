@@ -1,5 +1,4 @@
 use std::path::Path;
-use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
 use crate::ipam::{DiskStore, Loaded, MemoryStore};
@@ -32,8 +31,8 @@ fn allocation(id: &str) -> Allocation {
     }
 }
 
-fn at(seconds: u64) -> SystemTime {
-    UNIX_EPOCH + Duration::from_secs(seconds)
+fn at(seconds: u64) -> SinceBoot {
+    SinceBoot(seconds * 1000)
 }
 
 fn opened(store: &MemoryStore, ranges: &[IpNet]) -> Leases {

@@ -19,7 +19,7 @@ fn lease(addresses: &[&str], boot_id: &str) -> Lease {
         mtu: Some(1420),
         state: State::Pending,
         boot_id: boot_id.into(),
-        created_ms: 1,
+        made: crate::SinceBoot(1),
     }
 }
 
