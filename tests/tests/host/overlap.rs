@@ -92,5 +92,9 @@ pub(crate) fn a_joiner_does_not_mind_what_uses_another_meshs_pool() -> Result<()
     b.join(&a)?;
     b.wait_established(1, Duration::from_secs(20))?;
     let routes = our_routes(&b)?;
-    ensure(!routes.contains("10.32.0.0"), routes)
+    ensure(!routes.contains("10.32.0.0"), routes)?;
+    // Nor when it starts again, without being told of the mesh.
+    b.stop()?;
+    b.up(&[])?;
+    b.wait_established(1, Duration::from_secs(20))
 }

@@ -36,6 +36,11 @@ const LIMIT: u64 = 256 * 1024 * 1024;
 /// Addresses that worked, by node.
 pub(super) type Worked = BTreeMap<NodeId, SocketAddr>;
 
+/// Whether a node with this state directory is in a mesh already, whose parameters it keeps.
+pub fn has_mesh(state_dir: &Path) -> bool {
+    state_dir.join(MESH).exists()
+}
+
 /// An open state directory; no other agent can open it until it is released.
 #[derive(Debug)]
 pub(super) struct Files {
