@@ -175,6 +175,7 @@ fn look<'a>(
         status,
         probes,
         pools,
+        port: config.port,
         fwmark: config.fwmark,
         underlay_mtu: config.underlay_mtu,
         now: Instant::now(),

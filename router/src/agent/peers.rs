@@ -2,16 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use ipnet::IpNet;
-use tracing::debug;
 use weft_mesh::device::{DeviceStatus, PeerConfig};
 use weft_mesh::endpoint::{self, EndpointChoice, Evidence, Report};
 use weft_mesh::probe::Life;
-use weft_mesh::{Endpoint, Member, NodeId, PublicKey, Roster};
+use weft_mesh::{Member, NodeId, PublicKey, Roster};
 
+use super::lookup::{Lookup, Turns};
 use super::probes::Probes;
 use crate::control::{PeerState, PeerStatus};
 use crate::underlay;
@@ -23,17 +22,16 @@ const MTU_AGE: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub(super) struct Peers {
     peers: BTreeMap<NodeId, Peer>,
+    lookups: Turns,
+    /// This host's own addresses, at which no peer is.
+    local: Vec<IpAddr>,
 }
-
-/// A name and a port, and what they resolved to last.
-type Resolved = BTreeMap<(String, u16), Vec<SocketAddr>>;
 
 #[derive(Debug)]
 struct Peer {
     choice: EndpointChoice,
     set: Option<SocketAddr>,
-    /// What the names among its endpoints resolved to, put there by a task.
-    resolved: Arc<Mutex<Resolved>>,
+    names: Lookup,
     mtu: Option<(SocketAddr, Instant, u32)>,
 }
 
@@ -43,6 +41,8 @@ pub(super) struct Look<'a> {
     pub(super) status: &'a DeviceStatus,
     pub(super) probes: &'a Probes,
     pub(super) pools: &'a [IpNet],
+    /// This node's own.
+    pub(super) port: u16,
     pub(super) fwmark: u32,
     /// Of the underlay, where it was set: bytes.
     pub(super) underlay_mtu: Option<u32>,
@@ -57,10 +57,10 @@ impl Peers {
             let peer = self.peers.entry(*id).or_insert_with(|| Peer {
                 choice: EndpointChoice::new(look.now),
                 set: None,
-                resolved: Arc::default(),
+                names: Lookup::default(),
                 mtu: None,
             });
-            peer.update(member, look);
+            peer.update(member, look, &self.local, &self.lookups);
         }
     }
 
@@ -83,6 +83,10 @@ impl Peers {
     /// Bytes that fit through the tunnel to a peer, where its endpoint is known.
     pub(super) fn mtu(&self, id: &NodeId) -> Option<u32> {
         self.peers.get(id)?.mtu.map(|(_, _, mtu)| mtu)
+    }
+
+    pub(super) fn local_is(&mut self, addresses: &[IpAddr]) {
+        addresses.clone_into(&mut self.local);
     }
 
     /// The underlay has changed: each path's MTU is to be asked anew.
@@ -145,7 +149,7 @@ impl Peers {
                 .map(|rtt| rtt.as_secs_f64() * 1000.0),
             loss: health.filter(|h| h.sent > 0).map(|h| f64::from(h.loss)),
             mtu: self.mtu(&member.id),
-            handshake_s: age(device.last_handshake).map(|age| age.as_secs()),
+            handshake_s: age(device.last_handshake, SystemTime::now()).map(|age| age.as_secs()),
             rx_bytes: device.rx_bytes,
             tx_bytes: device.tx_bytes,
             detail,
@@ -154,9 +158,11 @@ impl Peers {
 }
 
 impl Peer {
-    fn update(&mut self, member: &Member, look: Look<'_>) {
+    fn update(&mut self, member: &Member, look: Look<'_>, local: &[IpAddr], lookups: &Turns) {
         let device = look.status.peers.get(&member.public_key);
-        let candidates = self.candidates(&member.endpoints);
+        let mut candidates = self.names.addresses(&member.endpoints);
+        // Hosts have addresses in common, a container bridge's say: there this node is, not the peer.
+        candidates.retain(|at| at.port() != look.port || !local.contains(&at.ip()));
         self.choice
             .set_candidates(&candidates, look.pools, look.now);
         let life = look
@@ -165,7 +171,7 @@ impl Peer {
             .map_or(Life::Unknown, |health| health.life);
         let evidence = Evidence {
             endpoint: device.and_then(|peer| peer.endpoint),
-            handshake: device.and_then(|peer| age(peer.last_handshake)),
+            handshake: device.and_then(|peer| age(peer.last_handshake, SystemTime::now())),
             probes: match life {
                 Life::Alive => endpoint::Probes::Answered,
                 Life::Dead => endpoint::Probes::Unanswered,
@@ -174,57 +180,11 @@ impl Peer {
         };
         let decision = self.choice.decide(&evidence, look.now);
         self.set = decision.set;
-        if decision.resolve || self.has_unresolved(&member.endpoints) {
-            self.resolve(&member.endpoints);
+        if decision.resolve || self.names.lacks(&member.endpoints) {
+            self.names.ask(&member.endpoints, lookups);
         }
         if let Some(endpoint) = decision.set.or(evidence.endpoint) {
             self.look_at_mtu(endpoint, look);
-        }
-    }
-
-    fn candidates(&self, endpoints: &[Endpoint]) -> Vec<SocketAddr> {
-        let resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
-        let addresses = endpoints.iter().flat_map(|endpoint| match endpoint {
-            Endpoint::Address(address) => vec![*address],
-            Endpoint::Name { host, port } => resolved
-                .get(&(host.clone(), *port))
-                .cloned()
-                .unwrap_or_default(),
-        });
-        addresses.collect()
-    }
-
-    fn has_unresolved(&self, endpoints: &[Endpoint]) -> bool {
-        let resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
-        endpoints.iter().any(|endpoint| {
-            matches!(endpoint, Endpoint::Name { host, port } if !resolved.contains_key(&(host.clone(), *port)))
-        })
-    }
-
-    /// Asks for the names anew; until there is an answer, what they were is kept.
-    fn resolve(&self, endpoints: &[Endpoint]) {
-        for endpoint in endpoints {
-            let Endpoint::Name { host, port } = endpoint else {
-                continue;
-            };
-            let (host, port) = (host.clone(), *port);
-            // Marks the name as asked for.
-            let mut resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
-            resolved.entry((host.clone(), port)).or_default();
-            drop(resolved);
-            let resolved = Arc::clone(&self.resolved);
-            tokio::spawn(async move {
-                match tokio::net::lookup_host((host.clone(), port)).await {
-                    Ok(found) => {
-                        let found: Vec<SocketAddr> = found.take(8).collect();
-                        resolved
-                            .lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .insert((host, port), found);
-                    }
-                    Err(error) => debug!(%error, host, "an endpoint's name"),
-                }
-            });
         }
     }
 
@@ -248,9 +208,9 @@ impl Peer {
     }
 }
 
-/// How long ago; a clock that was set back makes it now.
-fn age(then: Option<SystemTime>) -> Option<Duration> {
-    then.map(|then| then.elapsed().unwrap_or_default())
+/// How long ago; unknown where the clock was set back since, for nothing fresh is to be made of that.
+fn age(then: Option<SystemTime>, now: SystemTime) -> Option<Duration> {
+    now.duration_since(then?).ok()
 }
 
 /// What was tried and when the next try is, in words.
@@ -283,5 +243,19 @@ fn detail(report: &Report, now: Instant) -> String {
             }
             text
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handshake_in_the_future_has_no_age() {
+        let now = SystemTime::now();
+        let second = Duration::from_secs(1);
+        assert_eq!(age(Some(now - second), now), Some(second));
+        assert_eq!(age(Some(now + second), now), None);
+        assert_eq!(age(None, now), None);
     }
 }
