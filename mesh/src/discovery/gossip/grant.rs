@@ -89,17 +89,17 @@ struct Entry {
 /// Whose something is by the book.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Granted {
-    ToNobody,
-    ToIt,
-    ToAnother,
+    Nobody,
+    It,
+    Another,
 }
 
 impl Granted {
     fn of(holder: Option<NodeId>, id: NodeId) -> Self {
         match holder {
-            None => Self::ToNobody,
-            Some(holder) if holder == id => Self::ToIt,
-            Some(_) => Self::ToAnother,
+            None => Self::Nobody,
+            Some(holder) if holder == id => Self::It,
+            Some(_) => Self::Another,
         }
     }
 }
@@ -120,7 +120,7 @@ impl Book {
 
     /// Enters what is granted, and returns the grant's number: the same again for the same.
     pub(super) fn enter(&mut self, id: NodeId, covers: &Covers) -> u64 {
-        let known = |granted| granted == Granted::ToIt;
+        let known = |granted| granted == Granted::It;
         let name = covers.name.as_ref();
         let same = known(self.slot(covers.slot, id))
             && name.is_none_or(|name| known(self.name(name, id)))
@@ -206,19 +206,19 @@ mod tests {
         let all = covers(5, Some("x"), Some(6));
         let (name, key) = (all.name.clone().unwrap(), all.key.unwrap());
         let mut book = Book::default();
-        assert_eq!(book.slot(5, a), Granted::ToNobody);
+        assert_eq!(book.slot(5, a), Granted::Nobody);
         book.enter(a, &all);
-        assert_eq!(book.slot(5, a), Granted::ToIt);
-        assert_eq!(book.slot(5, b), Granted::ToAnother);
-        assert_eq!(book.name(&name, b), Granted::ToAnother);
-        assert_eq!(book.key(&key, b), Granted::ToAnother);
+        assert_eq!(book.slot(5, a), Granted::It);
+        assert_eq!(book.slot(5, b), Granted::Another);
+        assert_eq!(book.name(&name, b), Granted::Another);
+        assert_eq!(book.key(&key, b), Granted::Another);
         let text = serde_json::to_string(&book).unwrap();
         assert_eq!(serde_json::from_str::<Book>(&text).unwrap(), book);
         book.release(a, Some(6), Some(&name), Some(&key));
-        assert_eq!(book.slot(5, b), Granted::ToNobody);
-        assert_eq!(book.name(&name, b), Granted::ToAnother);
+        assert_eq!(book.slot(5, b), Granted::Nobody);
+        assert_eq!(book.name(&name, b), Granted::Another);
         book.release(a, None, None, None);
-        assert_eq!(book.key(&key, b), Granted::ToNobody);
+        assert_eq!(book.key(&key, b), Granted::Nobody);
     }
 
     #[test]

@@ -222,9 +222,9 @@ impl Core {
         };
         let (name, key) = (&record.body.name, record.body.key);
         let free = |granted: Granted, claims: &dyn Fn(&Record) -> bool| match granted {
-            Granted::ToIt => true,
-            Granted::ToAnother => false,
-            Granted::ToNobody => !self.records.values().any(|r| r.id() != peer && claims(r)),
+            Granted::It => true,
+            Granted::Another => false,
+            Granted::Nobody => !self.records.values().any(|r| r.id() != peer && claims(r)),
         };
         let claims_slot = |r: &Record| r.body.claim.is_some_and(|c| c.slot == slot);
         if !free(self.book.slot(slot, peer), &claims_slot) {
