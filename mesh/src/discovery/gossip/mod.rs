@@ -20,6 +20,7 @@ mod files;
 mod grant;
 #[cfg(test)]
 mod hostile;
+mod keep;
 mod keyring;
 mod message;
 mod node;
@@ -144,6 +145,7 @@ impl Gossip {
         services.spawn(tasks::dial(Arc::clone(&node), Arc::clone(&connections)));
         services.spawn(tasks::clock(Arc::clone(&node)));
         services.spawn(tasks::save(Arc::clone(&node)));
+        services.spawn(tasks::keep(Arc::clone(&node)));
         Ok(Arc::new(Self {
             node,
             services: Mutex::new(services),
@@ -151,7 +153,9 @@ impl Gossip {
         }))
     }
 
-    /// This node's standing, as a value that is replaced whole at each change.
+    /// This node's standing, as a value that is replaced whole at each change. It changes before
+    /// the roster does: whoever takes the roster first and this then never sees a range that was
+    /// lost as both this node's and its winner's.
     pub fn own(&self) -> watch::Receiver<Own> {
         self.node.own.subscribe()
     }

@@ -14,6 +14,7 @@ use super::conns::Conns;
 use super::core::{Core, Dirty, Effect, Setup};
 use super::dial::Targets;
 use super::files::{Files, Worked};
+use super::keep::Waiting;
 use super::keyring::Keyring;
 use super::own::{ClaimState, Own};
 use super::params::{MeshId, MeshParams};
@@ -44,6 +45,8 @@ pub(super) struct Node {
     pub(super) counters: Mutex<BTreeMap<&'static str, u64>>,
     dirty: Mutex<Unsaved>,
     pub(super) save: Notify,
+    pub(super) waiting: Mutex<Waiting>,
+    pub(super) keep: Notify,
     /// Something changed that the dialler or the clock may wait for.
     pub(super) wake: Notify,
 }
@@ -93,6 +96,8 @@ impl Node {
             counters: Mutex::default(),
             dirty: Mutex::default(),
             save: Notify::new(),
+            waiting: Mutex::default(),
+            keep: Notify::new(),
             wake: Notify::new(),
         })
     }
@@ -200,7 +205,7 @@ impl Node {
                 break;
             }
             for effect in effects {
-                self.carry_out(&mut core, effect, now);
+                self.carry_out(effect);
             }
         }
         let dirty = core.take_dirty();
@@ -213,18 +218,19 @@ impl Node {
         }
         let roster = core.roster();
         let (own, forgotten) = (core.own(), core.is_forgotten());
-        // Under the core's lock, so that no older value follows a newer one.
-        self.roster.send_if_modified(|old| {
-            let changed = !Arc::ptr_eq(old, &roster);
-            *old = roster;
-            changed
-        });
+        // Under the core's lock, so that no older value follows a newer one; and first `own`, since
+        // a share that is lost here is the winner's in the new roster.
         self.own.send_if_modified(|old| {
             let changed = *old != own;
             if changed {
                 report(old, &own);
                 *old = own;
             }
+            changed
+        });
+        self.roster.send_if_modified(|old| {
+            let changed = !Arc::ptr_eq(old, &roster);
+            *old = roster;
             changed
         });
         drop(core);
@@ -240,7 +246,7 @@ impl Node {
         Some(work(&lock(self.core.get()?)))
     }
 
-    fn carry_out(&self, core: &mut Core, effect: Effect, now: Instant) {
+    fn carry_out(&self, effect: Effect) {
         match effect {
             Effect::Send(to, message) => {
                 if !lock(&self.conns).send(to, message) {
@@ -249,15 +255,13 @@ impl Node {
             }
             Effect::Part(from, message) => lock(&self.conns).part(from, message),
             Effect::Save(kept) => {
-                let result = self.files.save_kept(kept).map_err(|e| e.to_string());
-                core.saved(kept, result, now);
+                lock(&self.waiting).keep(kept);
+                self.keep.notify_one();
             }
-            Effect::Grant(to, message, book) => match self.files.save_book(&book) {
-                Ok(()) => {
-                    lock(&self.conns).send(to, message);
-                }
-                Err(error) => warn!(%error, "no grant given"),
-            },
+            Effect::Grant(to, message, book) => {
+                lock(&self.waiting).grant(to, message, book);
+                self.keep.notify_one();
+            }
         }
     }
 

@@ -106,6 +106,18 @@ pub(super) async fn save(node: Arc<Node>) {
     }
 }
 
+/// Writes what must be on disk before it is used.
+pub(super) async fn keep(node: Arc<Node>) {
+    let mut written = None;
+    loop {
+        node.keep.notified().await;
+        let writer = Arc::clone(&node);
+        let known = written.take();
+        let kept = tokio::task::spawn_blocking(move || writer.keep_waiting(known)).await;
+        written = kept.unwrap_or_default();
+    }
+}
+
 fn spawn(connections: &Connections, task: impl Future<Output = ()> + Send + 'static) {
     let mut set = lock(connections);
     while set.try_join_next().is_some() {}

@@ -133,6 +133,8 @@ struct Peer {
     observed: Option<IpAddr>,
     /// When it was last asked for a grant, and of what.
     asked: Option<(Instant, u32)>,
+    /// When its wish for a grant was last looked at.
+    answered: Option<Instant>,
 }
 
 impl Core {
@@ -192,6 +194,7 @@ impl Core {
         let state = Peer {
             observed,
             asked: None,
+            answered: None,
         };
         self.peers.insert(peer, state);
         // One of the two begins, or both would tell everything.

@@ -17,6 +17,8 @@ use crate::{NodeId, NodeName, PublicKey};
 const GATHER: Duration = Duration::from_millis(100);
 /// How long until a peer that did not grant is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// How long after one a peer is given no other grant.
+const GRANT_PAUSE: Duration = Duration::from_secs(1);
 /// Runs ahead of this one that are taken for old runs of this node, at most.
 const MAX_AHEAD: usize = 8;
 
@@ -213,7 +215,14 @@ impl Core {
 
     /// Grants what `peer`'s record claims, if nobody else holds it and it was granted to nobody.
     /// What was granted to it already is granted again, whoever else claims it meanwhile.
-    pub(super) fn grant(&mut self, peer: NodeId) {
+    pub(super) fn grant(&mut self, peer: NodeId, now: Instant) {
+        if let Some(state) = self.peers.get_mut(&peer) {
+            if state.answered.is_some_and(|at| now < at + GRANT_PAUSE) {
+                self.count("grants refused: too often");
+                return;
+            }
+            state.answered = Some(now);
+        }
         let Some(record) = self.records.get(&peer) else {
             return;
         };

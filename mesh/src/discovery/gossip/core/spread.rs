@@ -60,7 +60,7 @@ impl Core {
                     return Err(Abuse("asks for a grant for another".into()));
                 }
                 self.hear(from, vec![record], now)?;
-                self.grant(from);
+                self.grant(from, now);
             }
             Message::Granted { grant } => self.granted(from, grant, now)?,
             Message::Refused(Refusal::Forgotten { tombstone, .. }) => {

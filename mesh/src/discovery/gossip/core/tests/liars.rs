@@ -235,6 +235,39 @@ fn a_member_does_not_take_the_key_of_another() {
 }
 
 #[test]
+fn a_peer_is_granted_one_thing_a_second_and_the_same_again_is_no_news() {
+    let mut sim = Sim::of(2, "10.32.0.0/12");
+    sim.connect(0, 1);
+    sim.until("all see all", |sim| sim.converged(&all(2)));
+    sim.run(Duration::from_secs(2));
+    let from = sim.ids[1];
+    let please = Message::GrantPlease {
+        record: sim.cores[0].records[&from].signed.clone(),
+    };
+    let now = sim.now;
+    for _ in 0..20 {
+        sim.cores[0].receive(from, please.clone(), now).unwrap();
+    }
+    let effects = sim.cores[0].take_effects();
+    let grants: Vec<_> = effects
+        .into_iter()
+        .filter_map(|effect| match effect {
+            Effect::Grant(_, Message::Granted { grant }, _) => Some(grant),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(grants.len(), 1);
+    let before = sim.cores[1].records[&from].signed.stamp;
+    let granter = sim.ids[0];
+    let grant = grants[0].clone();
+    sim.cores[1]
+        .receive(granter, Message::Granted { grant }, now)
+        .unwrap();
+    sim.run(Duration::from_secs(1));
+    assert_eq!(sim.cores[1].records[&from].signed.stamp, before);
+}
+
+#[test]
 fn a_digest_of_a_stranger_is_answered_with_no_more_than_there_is() {
     let mut sim = Sim::of(2, "10.32.0.0/12");
     sim.connect(0, 1);
