@@ -161,8 +161,7 @@ impl Peer {
     fn update(&mut self, member: &Member, look: Look<'_>, local: &[IpAddr], lookups: &Turns) {
         let device = look.status.peers.get(&member.public_key);
         let mut candidates = self.names.addresses(&member.endpoints);
-        // Hosts have addresses in common, a container bridge's say: there this node is, not the peer.
-        candidates.retain(|at| at.port() != look.port || !local.contains(&at.ip()));
+        candidates.retain(|at| !is_here(*at, local, look.port));
         self.choice
             .set_candidates(&candidates, look.pools, look.now);
         let life = look
@@ -208,6 +207,12 @@ impl Peer {
     }
 }
 
+/// Whether this node is there, and so no peer: hosts have addresses in common, such as a container
+/// bridge's.
+fn is_here(endpoint: SocketAddr, local: &[IpAddr], port: u16) -> bool {
+    endpoint.port() == port && local.contains(&endpoint.ip())
+}
+
 /// How long ago; unknown where the clock was set back since, for nothing fresh is to be made of that.
 fn age(then: Option<SystemTime>, now: SystemTime) -> Option<Duration> {
     now.duration_since(then?).ok()
@@ -249,6 +254,16 @@ fn detail(report: &Report, now: Instant) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peer_is_not_looked_for_at_this_nodes_own_address() {
+        let local = ["172.17.0.1".parse().unwrap()];
+        let is_here = |at: &str| is_here(at.parse().unwrap(), &local, 6783);
+        assert!(is_here("172.17.0.1:6783"));
+        assert!(!is_here("172.17.0.2:6783"));
+        // A peer in a container may have a port of this host.
+        assert!(!is_here("172.17.0.1:7000"));
+    }
 
     #[test]
     fn a_handshake_in_the_future_has_no_age() {
