@@ -115,6 +115,8 @@ pub(super) struct Core {
     /// Runs of this very identity that were ahead of this one.
     ahead: BTreeSet<Instance>,
     last_bump: bool,
+    /// The stamp of this identity's that was ahead last, and since when it is the same.
+    foreign: Option<(Stamp, Instant)>,
     announcement_problem: Option<String>,
     storage_problem: Option<String>,
     /// The records are not what the roster was made of.
@@ -169,6 +171,7 @@ impl Core {
             clones: BTreeMap::new(),
             ahead: BTreeSet::new(),
             last_bump: false,
+            foreign: None,
             announcement_problem: None,
             storage_problem: None,
             stale: true,

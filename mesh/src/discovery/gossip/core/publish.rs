@@ -19,6 +19,8 @@ const GATHER: Duration = Duration::from_millis(100);
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// How long after one a peer is given no other grant.
 const GRANT_PAUSE: Duration = Duration::from_secs(1);
+/// How long a stamp ahead of this run's must stand still to be taken for one that is no more.
+const STILL: Duration = Duration::from_secs(30);
 /// Runs ahead of this one that are taken for old runs of this node, at most.
 const MAX_AHEAD: usize = 8;
 
@@ -316,8 +318,13 @@ impl Core {
         let ours = place(&self.me.name, &self.me.endpoints);
         let text = clone_text(self.id, [ours, place(&body.name, &body.endpoints)]);
         self.clones.insert(self.id, (text, now));
-        // Once more, so that the other side learns of it too; then the fight is over.
-        if !self.last_bump {
+        let stamp = body.stamp;
+        let same = self.foreign.filter(|(last, _)| *last == stamp);
+        let since = same.map_or(now, |(_, since)| since);
+        self.foreign = Some((stamp, since));
+        // Once more, so that the other side learns of it too; then the fight is over, unless what
+        // is ahead says nothing any more: then nobody else speaks for this node.
+        if !self.last_bump || now.duration_since(since) >= STILL {
             self.last_bump = true;
             self.save(over, self.wanted.slot);
         }
