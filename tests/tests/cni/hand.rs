@@ -69,6 +69,11 @@ pub(super) fn a_container_attached_by_hand_has_a_name_everywhere_until_detached(
     let addresses = attach(&nodes[0], &process.id().to_string(), "Web")?;
     for node in &nodes {
         wait_answer(node, "web.weft.local", addresses.clone())?;
+        for name in ["web", "Web.weft.local."] {
+            let printed = node.weft(&["dns", "lookup", name])?;
+            let said: Result<Vec<IpAddr>, _> = printed.lines().map(str::parse).collect();
+            ensure(said? == addresses, format!("{name}: {printed}"))?;
+        }
     }
     nodes[1].run(&[
         "ping",
