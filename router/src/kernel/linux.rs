@@ -305,10 +305,10 @@ impl Cleaned {
 /// The request that carries a step out; `None` for what is not rtnetlink's.
 fn request(step: &Step, links: &BTreeMap<String, u32>) -> io::Result<Option<Request>> {
     let index = |name: &String| {
-        links
-            .get(name)
-            .copied()
-            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
+        // A link that is not ours is known by its number alone.
+        let by_number = || name.strip_prefix('#')?.parse().ok();
+        let found = links.get(name).copied().or_else(by_number);
+        found.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
     };
     let over = |target: &Target| match target {
         Target::Unreachable => Ok(0),

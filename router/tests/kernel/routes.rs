@@ -137,6 +137,26 @@ fn the_routes_of_a_vanished_peer_go_and_nobody_elses_do() {
 }
 
 #[test]
+fn a_left_route_over_anothers_link_goes_and_a_link_that_only_sounds_like_ours_stays() {
+    space::run(|| async {
+        let state = tempfile::tempdir().unwrap();
+        let kernel = Linux::open(state.path()).unwrap();
+        mesh_link();
+        sh(
+            "ip link add weftlab0 type bridge && ip addr add 192.0.2.1/24 dev weftlab0 \
+            && ip link set weftlab0 up",
+        );
+        let before = sh("ip addr show weftlab0 | grep inet; ip route show dev weftlab0");
+        sh(&format!(
+            "ip route add 198.51.100.0/24 dev weftlab0 proto {PROTOCOL}"
+        ));
+        apply(&kernel, &wanted()).await;
+        let after = sh("ip addr show weftlab0 | grep inet; ip route show dev weftlab0");
+        assert_eq!(before, after);
+    });
+}
+
+#[test]
 fn a_route_of_somebody_elses_is_not_replaced_by_ours() {
     space::run(|| async {
         let state = tempfile::tempdir().unwrap();

@@ -18,7 +18,7 @@ use rtnetlink::LinkUnspec;
 use super::asked::without_statistics;
 use super::routes::{RouteOver, our_routes};
 use super::{Rtnetlink, request};
-use crate::host::{Address, LINK_PREFIX, Link, Mac, NeighbourKey, Observed, Target};
+use crate::host::{Address, Link, Mac, NeighbourKey, Observed, Target};
 
 /// A link as a dump tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub(crate) fn links(netlink: &mut Rtnetlink) -> io::Result<Vec<LinkSeen>> {
 pub(crate) fn observe(netlink: &mut Rtnetlink) -> io::Result<Observed> {
     let ours: BTreeMap<u32, LinkSeen> = links(netlink)?
         .into_iter()
-        .filter(|seen| seen.name.starts_with(LINK_PREFIX))
+        .filter(crate::kernel::veth::is_ours)
         .map(|seen| (seen.index, seen))
         .collect();
     let name = |index: u32| ours.get(&index).map(|seen| seen.name.clone());
