@@ -183,8 +183,8 @@ pub(crate) fn a_neighbour_outside_of_the_mesh_cannot_reach_a_pod() -> Result<()>
     let neighbour = two.lab.node("neighbour")?;
     let [a, _] = &two.nodes;
     for (pod, via) in [
-        (IpAddr::from(two.pods[0].v4()?), IpAddr::from(a.v4())),
-        (IpAddr::from(two.pods[0].v6()?), IpAddr::from(a.v6()?)),
+        (two.pods[0].v4()?, IpAddr::from(a.v4())),
+        (two.pods[0].v6()?, IpAddr::from(a.v6()?)),
     ] {
         let family = if pod.is_ipv4() { "-4" } else { "-6" };
         let (pod_text, via) = (pod.to_string(), via.to_string());
