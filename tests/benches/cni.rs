@@ -139,12 +139,14 @@ impl Side {
         Self::new("weft", tools, dir, &ours)
     }
 
+    /// IPv4 alone, against both families of ours: with IPv6 it waits 1.8 s for the kernel to find no
+    /// other node of the same address, which would make the comparison worth nothing.
     fn ptp(tools: &Path) -> Result<Self> {
         let ipam = json!({
             "type": "host-local",
             "dataDir": format!("{DIR}/host-local"),
-            "ranges": [[{ "subnet": "10.99.0.0/24" }], [{ "subnet": "fd99::/64" }]],
-            "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }],
+            "ranges": [[{ "subnet": "10.99.0.0/24" }]],
+            "routes": [{ "dst": "0.0.0.0/0" }],
         });
         Self::new("ptp", tools, tools, &json!({ "type": "ptp", "ipam": ipam }))
     }
