@@ -144,7 +144,10 @@ pub(super) fn without_an_agent_the_command_line_says_so() -> Result<()> {
         &["no node is called nobody"],
     )?;
     says(&ask(&a, &["forget", "a"])?, &["this node"])?;
-    says(&ask(&a, &["dns", "lookup", "nothing"])?, &["no such name"])?;
+    // Its name server listens once its range is final.
+    eventually("the name server answers", PATIENCE, || {
+        says(&ask(&a, &["dns", "lookup", "nothing"])?, &["no such name"])
+    })?;
     // A socket that a killed agent left is as good as none.
     a.kill()?;
     says(
