@@ -243,8 +243,8 @@ async fn addresses(server: SocketAddr, name: &str) -> Result<Vec<IpAddr>, String
 }
 
 /// What may be meant by a name, the likeliest first, without the last dot: a name without a dot is
-/// in the domain, one with dots rather is what it says, and one in the domain or with a last dot is
-/// nothing else.
+/// the mesh's and no matter for other servers, one with dots rather is what it says, and one in the
+/// domain or with a last dot is nothing else.
 fn candidates(name: &str, domain: &str) -> Vec<String> {
     let whole = name.trim_end_matches('.').to_ascii_lowercase();
     let domain = domain.trim_end_matches('.').to_ascii_lowercase();
@@ -254,7 +254,7 @@ fn candidates(name: &str, domain: &str) -> Vec<String> {
     } else if whole.contains('.') {
         vec![whole, below]
     } else {
-        vec![below, whole]
+        vec![below]
     }
 }
 
@@ -291,9 +291,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_without_a_dot_is_looked_for_in_the_domain_first() {
+    fn a_name_without_a_dot_is_the_meshs_alone() {
         for (name, wanted) in [
-            ("Web", &["web.weft.local", "web"][..]),
+            ("Web", &["web.weft.local"][..]),
             ("web.shop", &["web.shop", "web.shop.weft.local"]),
             ("web.weft.local", &["web.weft.local"]),
             ("example.org.", &["example.org"]),
