@@ -4,10 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use tracing::{info, warn};
+use weft_mesh::keystore::{self, Mode};
 
 use crate::host::Observed;
 
@@ -154,13 +155,9 @@ impl Kept {
 
     fn save(&self, kept: &BTreeMap<String, String>) -> io::Result<()> {
         let directory = self.path.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(directory)?;
-        let new = self.path.with_extension("json.new");
-        let mut file = fs::File::create(&new)?;
-        file.write_all(&serde_json::to_vec_pretty(kept)?)?;
-        file.sync_all()?;
-        fs::rename(&new, &self.path)?;
-        fs::File::open(directory)?.sync_all()
+        keystore::ensure_directory(directory).map_err(io::Error::other)?;
+        let text = serde_json::to_vec_pretty(kept)?;
+        keystore::write(&self.path, &text, Mode::Public).map_err(io::Error::other)
     }
 }
 
