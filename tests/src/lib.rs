@@ -4,3 +4,4 @@ pub mod cnitool;
 pub mod guest;
 pub mod lab;
 pub mod runner;
+pub mod tools;

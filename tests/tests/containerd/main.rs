@@ -1,0 +1,63 @@
+//! Pods as a real runtime makes them: containerd with runc, by its own client and by its CRI, the
+//! way that a kubelet goes.
+
+mod cri;
+mod ctr;
+mod image;
+mod runtime;
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::process::getuid;
+use weft_tests::lab::{LabNode, ensure, eventually, have};
+use weft_tests::lab_tests;
+use weft_tests::runner::skip;
+
+use cri::{
+    a_pod_stopped_while_the_agent_is_away_leaves_nothing,
+    pods_of_a_cri_runtime_reach_one_another_and_leave_nothing,
+};
+use ctr::a_container_fetches_a_page_from_another_node;
+
+lab_tests!(
+    a_container_fetches_a_page_from_another_node,
+    pods_of_a_cri_runtime_reach_one_another_and_leave_nothing,
+    a_pod_stopped_while_the_agent_is_away_leaves_nothing,
+);
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Makes the machine ready for containerds; the image that they run. Skips where none can run.
+fn prepare() -> Result<PathBuf> {
+    for program in ["containerd", "runc", "ctr", "busybox"] {
+        have(program)?;
+    }
+    let ids = fs::read_to_string("/proc/self/uid_map")?;
+    if !getuid().is_root() || ids.trim_end().ends_with(" 1") {
+        return skip("containerd needs the machine's root, not a user namespace's");
+    }
+    runtime::configure()?;
+    image::image()
+}
+
+/// The addresses that a container of a node was given, IPv4 first.
+fn addresses(node: &LabNode, container: &str) -> Result<Vec<IpAddr>> {
+    let status = node.status()?;
+    let leases = status["ipam"]["leases"].as_array().context("no leases")?;
+    let lease = leases
+        .iter()
+        .find(|lease| lease["container_id"] == container);
+    let lease = lease.with_context(|| format!("{leases:?}"))?;
+    Ok(serde_json::from_value(lease["addresses"].clone())?)
+}
+
+fn no_leases(node: &LabNode) -> Result<()> {
+    eventually("nothing is leased", PATIENCE, || {
+        let leases = node.status()?["ipam"]["leases"].to_string();
+        ensure(leases == "[]", leases)
+    })
+}
