@@ -81,7 +81,7 @@ impl Leases {
         let mut leases = BTreeMap::new();
         let mut live = BTreeSet::new();
         for mut lease in found.into_iter().rev() {
-            // Killed between the two steps of a re-addressing: the older addresses are on the way out.
+            // Killed in the middle of a re-addressing: the older addresses are on the way out.
             if lease.is_live() && !live.insert(lease.attachment.clone()) {
                 lease.state = State::Held;
             }
@@ -220,30 +220,36 @@ impl Leases {
         self.pool.usage(&self.used())
     }
 
-    /// Other ranges for the node. Returns the live leases that lose an address, each of which the
-    /// caller takes to [`Leases::readdress`].
+    /// Other ranges for the node. Returns its [strays](Leases::strays).
     pub fn replace_ranges(&mut self, ranges: &[IpNet]) -> Vec<Lease> {
         let last: Vec<IpAddr> = self.pool.last().collect();
         self.pool = Pool::new(ranges);
         self.ranges = ranges.to_vec();
         self.pool.continue_after(&last);
-        let lost = |lease: &&Lease| {
-            lease.is_live() && !lease.addresses.iter().all(|at| self.pool.contains(*at))
-        };
-        self.list().filter(lost).cloned().collect()
+        self.strays()
     }
 
-    /// New addresses for an attachment in place of those outside the ranges. Returns the lease as
-    /// it was and as it is; the addresses that only the former has are nobody's from now on.
+    /// The live leases with an address outside the ranges, each of which the caller takes to
+    /// [`Leases::readdress`].
+    pub fn strays(&self) -> Vec<Lease> {
+        let strays = |lease: &&Lease| {
+            lease.is_live() && !lease.addresses.iter().all(|at| self.pool.contains(*at))
+        };
+        self.list().filter(strays).cloned().collect()
+    }
+
+    /// New addresses for an attachment in place of those outside the ranges. Returns the former
+    /// lease and the new one. The former is held until [`Leases::release_held`], once the
+    /// container has the new addresses: as long as both are kept, a start finds a move to finish.
     ///
     /// # Errors
-    /// As [`Leases::allocate`]; the former lease stands then, held if the new one was made.
+    /// As [`Leases::allocate`]; the former lease stands then.
     pub fn readdress(
         &mut self,
         attachment: &Attachment,
         now: SinceBoot,
     ) -> Result<(Lease, Lease), LeaseError> {
-        let old = self.live(attachment)?;
+        let mut old = self.live(attachment)?;
         let mut kept = old.addresses.clone();
         kept.retain(|address| self.pool.contains(*address));
         let mut new = old.clone();
@@ -253,10 +259,9 @@ impl Leases {
         }
         new.made = now.max(SinceBoot(old.made.0.saturating_add(1)));
         self.put(new.clone())?;
-        if let Some(former) = self.leases.get_mut(&old.addresses) {
-            former.state = State::Held;
-        }
-        self.remove(&old.addresses)?;
+        // On disk it need not say so: of two leases of an attachment the older one is held.
+        old.state = State::Held;
+        self.leases.insert(old.addresses.clone(), old.clone());
         Ok((old, new))
     }
 

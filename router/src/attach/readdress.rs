@@ -33,29 +33,62 @@ impl Workloads {
             return;
         }
         for lease in leases.replace_ranges(&node.ranges) {
-            self.readdress(leases, &lease, node.pod_mtu).await;
+            self.readdress(leases, &lease).await;
         }
         self.publish(leases);
     }
 
-    async fn readdress(&self, leases: &mut Leases, lease: &Lease, mtu: u32) {
-        let moved = match leases.readdress(&lease.attachment, SinceBoot::now()) {
-            Ok((old, new)) => self.move_pod(&old, &new, mtu).await.map(|()| new),
-            Err(error) => Err(error.to_string()),
+    pub(super) async fn readdress(&self, leases: &mut Leases, lease: &Lease) {
+        match leases.readdress(&lease.attachment, SinceBoot::now()) {
+            Ok((old, new)) => self.move_pod(leases, &old, &new).await,
+            Err(error) => self.tell_move(lease, Err(error.to_string())),
+        }
+    }
+
+    /// Takes a container from the addresses of a held lease to those of its live one. Killed at
+    /// any moment of it, the next start does it again.
+    pub(super) async fn move_pod(&self, leases: &mut Leases, old: &Lease, new: &Lease) {
+        let moved = self.change_addresses(old, new).await;
+        if moved.is_ok() {
+            self.release_held(leases, std::slice::from_ref(old));
+        }
+        self.tell_move(old, moved.map(|()| new));
+    }
+
+    async fn change_addresses(&self, old: &Lease, new: &Lease) -> Result<(), String> {
+        let netns =
+            netns::open(Path::new(&old.netns)).map_err(|e| format!("{}: {e}", old.netns))?;
+        let inode = rustix::fs::fstat(&netns).map_err(|e| e.to_string())?.st_ino;
+        if old.netns_inode.is_some_and(|known| known != inode) {
+            return Err(format!("{} is another namespace now", old.netns));
+        }
+        let pod = PodLink {
+            host_link: old.host_ifname.clone(),
+            pod_link: old.attachment.ifname.to_string(),
+            addresses: old.addresses.clone(),
+            mtu: old.mtu.unwrap_or_default(),
         };
-        let who = lease
+        self.kernel
+            .readdress(netns, pod, new.addresses.clone())
+            .await
+            .map_err(|e| e.to_string())
+    }
+
+    /// Says in the log and in `weft status` what became of a move.
+    fn tell_move(&self, old: &Lease, moved: Result<&Lease, String>) {
+        let who = old
             .name
             .clone()
-            .unwrap_or_else(|| lease.attachment.to_string());
+            .unwrap_or_else(|| old.attachment.to_string());
         let text = match moved {
             Ok(new) => format!(
                 "{who} has other addresses: {} instead of {}",
                 list(&new.addresses),
-                list(&lease.addresses)
+                list(&old.addresses)
             ),
             Err(error) => format!(
                 "{who} cannot be given other addresses for {}: {error}; restart it",
-                list(&lease.addresses)
+                list(&old.addresses)
             ),
         };
         warn!("{text}");
@@ -69,25 +102,6 @@ impl Workloads {
                 ..Snapshot::clone(snapshot)
             });
         });
-    }
-
-    async fn move_pod(&self, old: &Lease, new: &Lease, mtu: u32) -> Result<(), String> {
-        let netns =
-            netns::open(Path::new(&old.netns)).map_err(|e| format!("{}: {e}", old.netns))?;
-        let inode = rustix::fs::fstat(&netns).map_err(|e| e.to_string())?.st_ino;
-        if old.netns_inode.is_some_and(|known| known != inode) {
-            return Err(format!("{} is another namespace now", old.netns));
-        }
-        let pod = PodLink {
-            host_link: old.host_ifname.clone(),
-            pod_link: old.attachment.ifname.to_string(),
-            addresses: old.addresses.clone(),
-            mtu,
-        };
-        self.kernel
-            .readdress(netns, pod, new.addresses.clone())
-            .await
-            .map_err(|e| e.to_string())
     }
 }
 

@@ -16,8 +16,9 @@ use crate::kernel::KernelError;
 const NOTES: usize = 10_000;
 
 impl Workloads {
-    /// Undoes and finishes what an ended agent left: ADDs cut short, DELs whose link is still
-    /// there, DELs that the plugin noted meanwhile, and leases whose container is gone.
+    /// Undoes and finishes what an ended agent left: ADDs cut short, moves to other addresses, DELs
+    /// whose link is still there, DELs that the plugin noted meanwhile, and leases whose container
+    /// is gone.
     ///
     /// # Errors
     /// When the kernel cannot be asked what is there: nothing may be attached beside that.
@@ -27,15 +28,25 @@ impl Workloads {
         let links: BTreeSet<String> = links.into_iter().map(|link| link.name).collect();
         for lease in leases.list().cloned().collect::<Vec<_>>() {
             match lease.state {
-                State::Held if bears_another(&leases, &lease) => {
-                    self.release_held(&mut leases, &[lease]);
-                }
-                State::Pending | State::Held => self.forget(&mut leases, &lease).await,
+                State::Held => match successor(&leases, &lease).cloned() {
+                    Some(new) if is_move(&lease, &new) && links.contains(&new.host_ifname) => {
+                        self.move_pod(&mut leases, &lease, &new).await;
+                    }
+                    Some(_) => self.release_held(&mut leases, &[lease]),
+                    None => self.forget(&mut leases, &lease).await,
+                },
+                State::Pending => self.forget(&mut leases, &lease).await,
                 State::Bound if !links.contains(&lease.host_ifname) => {
                     info!(attachment = %lease.attachment, "its container ended meanwhile");
                     let _ = leases.release(&lease.attachment);
                 }
                 State::Bound => {}
+            }
+        }
+        if !leases.ranges().is_empty() {
+            // The last run took other ranges and came no further.
+            for stray in leases.strays() {
+                self.readdress(&mut leases, &stray).await;
             }
         }
         let mut is_clear = true;
@@ -95,11 +106,17 @@ impl Workloads {
     }
 }
 
-/// Whether a held lease's link is a live one's: what it had before is gone with the former link.
-pub(super) fn bears_another(leases: &Leases, held: &Lease) -> bool {
+/// The live lease that has a held one's link: the link was made anew, or bears other addresses.
+pub(super) fn successor<'a>(leases: &'a Leases, held: &Lease) -> Option<&'a Lease> {
     leases
         .list()
-        .any(|lease| lease.is_live() && lease.host_ifname == held.host_ifname)
+        .find(|lease| lease.is_live() && lease.host_ifname == held.host_ifname)
+}
+
+/// Whether the container may still have the held addresses in place of its own. Where its link was
+/// made anew it has its own, and a move changes nothing.
+fn is_move(held: &Lease, new: &Lease) -> bool {
+    new.state == State::Bound && new.attachment == held.attachment
 }
 
 /// The links that no lease has.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tracing::{info, warn};
 use weft_cni::ipam::{Lease, Leases, State};
 
-use super::settle::{bears_another, orphans};
+use super::settle::{orphans, successor};
 use super::{HAND_NETWORK, Snapshot, Workloads};
 use crate::host::{LINK_PREFIX, MESH_LINK};
 
@@ -79,7 +79,7 @@ impl Workloads {
     async fn sweep_links(self: &Arc<Self>, leases: &mut Leases, links: &BTreeSet<String>) {
         let held: Vec<Lease> = leases.list().filter(|l| !l.is_live()).cloned().collect();
         for lease in held {
-            if !links.contains(&lease.host_ifname) || bears_another(leases, &lease) {
+            if !links.contains(&lease.host_ifname) || successor(leases, &lease).is_some() {
                 self.release_held(leases, &[lease]);
             } else if !self.removing.has(&lease.host_ifname) {
                 let link = lease.host_ifname.clone();

@@ -3,6 +3,7 @@
 mod chain;
 mod faults;
 mod hand;
+mod moves;
 mod support;
 mod verbs;
 
@@ -18,6 +19,7 @@ use hand::{
     two_containers_of_one_name_are_both_answered,
     what_cannot_be_attached_is_refused_with_the_reason,
 };
+use moves::a_move_that_was_cut_short_is_finished_at_the_next_start;
 use verbs::{
     a_full_range_is_a_clear_error_and_the_next_del_frees_one,
     a_node_without_a_final_range_says_so_and_attaches_nothing,
@@ -43,6 +45,7 @@ lab_tests!(
     attaching_while_links_come_and_go_loses_nobody,
     a_del_without_an_agent_is_settled_when_it_is_back,
     a_full_disk_stops_adds_and_no_del,
+    a_move_that_was_cut_short_is_finished_at_the_next_start,
     an_agent_killed_at_any_moment_loses_and_leaks_nothing,
     a_plugin_killed_at_any_moment_leaks_nothing,
     twenty_adds_at_once_are_all_done,

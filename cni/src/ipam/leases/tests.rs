@@ -179,6 +179,10 @@ fn other_ranges_take_the_addresses_outside_them_and_leave_the_rest() {
     assert_eq!(text(&old), "10.32.7.2 and fd00:7::2");
     assert_eq!(text(&new), "10.40.0.2 and fd00:7::2");
     assert_eq!(new.state, State::Bound);
+    let again = opened(&store, &dual());
+    assert_eq!(again.list().collect::<Vec<_>>(), [&old, &new]);
+    assert_eq!(again.strays(), [new.clone()]);
+    leases.release_held(&old.addresses).unwrap();
     assert_eq!(opened(&store, &dual()).list().collect::<Vec<_>>(), [&new]);
     let (same, also) = leases.readdress(&key("a"), at(2)).unwrap();
     assert_eq!(same, also);
@@ -239,7 +243,8 @@ fn killed_between_any_two_writes_no_address_is_lost_or_given_twice() {
             leases.allocate(allocation("a"), at(1))?;
             leases.bind(&key("a"))?;
             leases.replace_ranges(&ranges(&["10.40.0.0/24", "fd00:7::/64"]));
-            leases.readdress(&key("a"), at(2))?;
+            let (old, _) = leases.readdress(&key("a"), at(2))?;
+            leases.release_held(&old.addresses)?;
             leases.hold(&key("a"))?;
             leases.release_held(&["10.40.0.2".parse().unwrap(), "fd00:7::2".parse().unwrap()])?;
             Ok(())

@@ -142,7 +142,8 @@ impl Linux {
         self.call(move |worker| worker.detach(&name)).await?
     }
 
-    /// Gives a pod other addresses for those it has; its interface stays up. New before old.
+    /// Gives a pod other addresses for those it has; its interface stays up, its MTU as it is. New
+    /// before old; done in part before, it is done to the end.
     ///
     /// # Errors
     /// [`VethError`]
