@@ -17,6 +17,7 @@ spec:
         apiVersions: ["*"]
         resources: [{{ .kind.resource }}]
         operations: [{{ .kind.operations }}]
+        scope: "*"
   matchConditions:
     - name: by-an-agent
       expression: request.userInfo.username == 'system:serviceaccount:weft-system:weft'
