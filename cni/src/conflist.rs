@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::{SpecVersion, atomic};
 
 /// Sorted first by runtimes that take the first of the directory.
-pub const FILE: &str = "10-weft.conflist";
+pub const FILE: &str = "05-weft.conflist";
 
 /// What is to be said in the conflist.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@ mod attachment;
 pub mod client;
 mod clock;
 pub mod conf;
+pub mod confdir;
 pub mod conflist;
 pub mod env;
 mod error;
