@@ -4,6 +4,7 @@
 mod attach;
 mod cleanup;
 mod control;
+mod install;
 mod status;
 mod up;
 
@@ -51,6 +52,8 @@ enum Command {
     Dns(control::DnsCommand),
     /// Show a whole mesh at work in namespaces of its own, touching nothing on this host
     Demo(crate::demo::DemoArgs),
+    /// Put the CNI plugin where the container runtime looks for plugins
+    Install(install::InstallArgs),
     /// Take everything that weft made off this host: links, routes, firewall table, sysctls
     Cleanup(cleanup::CleanupArgs),
 }
@@ -76,6 +79,7 @@ pub fn main() -> ExitCode {
         Command::Token(command) => control::token(&command, socket),
         Command::Dns(command) => control::dns(&command, socket),
         Command::Demo(args) => return crate::demo::run(args),
+        Command::Install(args) => install::run(&args),
         Command::Cleanup(args) => cleanup::run(&args, socket),
     };
     match result {

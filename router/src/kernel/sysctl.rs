@@ -1,18 +1,22 @@
 //! Sysctls: read, set with their old value kept, put back.
 //!
-//! The paths below /proc/sys/net are those of the namespace of the thread that opens them.
+//! The paths below /proc/sys/net are those of the namespace of the thread that opens them. In a
+//! container /proc/sys is read-only, so the variable WEFT_PROC_SYS may name another mount of it.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use tracing::{info, warn};
 use weft_mesh::keystore::{self, Mode};
 
 use crate::host::Observed;
 
-const ROOT: &str = "/proc/sys";
+/// Where the sysctls are, once for the process.
+static ROOT: LazyLock<PathBuf> = LazyLock::new(|| root(std::env::var_os("WEFT_PROC_SYS")));
 /// Below the state directory: the values before ours, by path.
 const FILE: &str = "sysctl.json";
 
@@ -102,7 +106,7 @@ impl Kept {
             kept.insert(key.to_owned(), old.clone());
             self.save(&kept)?;
         }
-        fs::write(Path::new(ROOT).join(key), value)?;
+        fs::write(ROOT.join(key), value)?;
         info!(sysctl = %key.replace('/', "."), %old, new = %value, "sysctl set");
         Ok(())
     }
@@ -117,7 +121,7 @@ impl Kept {
         // Forwarding first: a host that forwards takes no advertisements with accept_ra 1.
         let (then, first): (Vec<_>, Vec<_>) = kept.iter().partition(|(key, _)| is_accept_ra(key));
         for (key, old) in first.into_iter().chain(then) {
-            match fs::write(Path::new(ROOT).join(key), old) {
+            match fs::write(ROOT.join(key), old) {
                 Ok(()) => info!(sysctl = %key.replace('/', "."), value = %old, "sysctl put back"),
                 // A link that is gone took its sysctls along.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -161,12 +165,29 @@ impl Kept {
     }
 }
 
+fn root(variable: Option<OsString>) -> PathBuf {
+    match variable {
+        Some(path) if !path.is_empty() => path.into(),
+        _ => "/proc/sys".into(),
+    }
+}
+
 pub(crate) fn read(key: &str) -> io::Result<String> {
-    Ok(fs::read_to_string(Path::new(ROOT).join(key))?
-        .trim()
-        .to_owned())
+    Ok(fs::read_to_string(ROOT.join(key))?.trim().to_owned())
 }
 
 pub(crate) fn write(key: &str, value: &str) -> io::Result<()> {
-    fs::write(Path::new(ROOT).join(key), value)
+    fs::write(ROOT.join(key), value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_variable_names_another_mount_of_the_sysctls() {
+        assert_eq!(root(None), Path::new("/proc/sys"));
+        assert_eq!(root(Some("".into())), Path::new("/proc/sys"));
+        assert_eq!(root(Some("/host/sys".into())), Path::new("/host/sys"));
+    }
 }
