@@ -107,10 +107,10 @@ pub(super) fn meet_oneself(node: &Node, member: &Member) {
 /// Learns from the other's refusal that this node was forgotten.
 pub(super) fn hear_refusal(node: &Node, error: &SessionError) {
     if let SessionError::Refused(refusal) = error
-        && let Refusal::Forgotten { tombstone, .. } = &**refusal
+        && let Refusal::Forgotten(statement) = &**refusal
     {
-        let tombstone = tombstone.clone();
-        node.drive(|core, now| core.told_forgotten(tombstone, now));
+        let statement = (**statement).clone();
+        node.drive(|core, now| core.told_forgotten(statement, now));
     }
 }
 
@@ -201,8 +201,8 @@ async fn read(node: &Arc<Node>, id: NodeId, receiver: &mut Receiver<TcpStream>) 
         };
         match message {
             Message::Ping => {}
-            Message::Refused(Refusal::Forgotten { tombstone, .. }) => {
-                node.drive(|core, now| core.told_forgotten(tombstone, now));
+            Message::Refused(Refusal::Forgotten(statement)) => {
+                node.drive(|core, now| core.told_forgotten(*statement, now));
                 return End::Refused;
             }
             Message::Refused(_) => return End::Refused,

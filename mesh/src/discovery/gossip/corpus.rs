@@ -75,7 +75,7 @@ fn no_message_of_the_corpus_does_harm() {
         Ok(Message::GrantPlease { record }) => {
             assert!(Record::open(record, &rules, None).is_err());
         }
-        Ok(Message::Tombstones { tombstones }) => tombstones.iter().for_each(|tombstone| {
+        Ok(Message::Tombstones { tombstones, .. }) => tombstones.iter().for_each(|tombstone| {
             assert!(!tombstone.is_valid(rules.params.id()));
         }),
         Ok(Message::Params { text }) => drop(MeshParams::decode(&text)),

@@ -47,6 +47,9 @@ pub(super) enum Message {
     },
     Tombstones {
         tombstones: Vec<Tombstone>,
+        /// Records of signers that were forgotten themselves, and that nobody tells otherwise.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        signers: Vec<Signed>,
     },
     Keys {
         keys: Vec<Entry>,
@@ -80,10 +83,7 @@ pub(super) struct Hello {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "reason", rename_all = "kebab-case")]
 pub(super) enum Refusal {
-    Forgotten {
-        tombstone: Tombstone,
-        by_name: Option<String>,
-    },
+    Forgotten(Box<Statement>),
     /// The secret was retired, and lets nobody new in.
     RetiredKey,
     /// This identity sent what no honest node sends; try again later.
@@ -92,6 +92,16 @@ pub(super) enum Refusal {
     Cloned,
     #[serde(other)]
     Other,
+}
+
+/// A tombstone, and what its reader needs to believe it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Statement {
+    pub(super) tombstone: Tombstone,
+    pub(super) by_name: Option<String>,
+    /// The record of the node that signed it.
+    #[serde(default)]
+    pub(super) signer: Option<Signed>,
 }
 
 /// What the sender has; `reply` says that it answers one and wants no further.

@@ -336,9 +336,7 @@ impl Node {
     fn write(&self, unsaved: Unsaved) -> Result<(), StoreError> {
         let Some((keyring, tombstones, records)) = self.look(|core| {
             let tombstones: Vec<_> = core.tombstones().all().cloned().collect();
-            let records = core.records().values();
-            let records: Vec<_> = records.map(|r| r.signed.clone()).collect();
-            (core.keyring().clone(), tombstones, records)
+            (core.keyring().clone(), tombstones, core.kept_records())
         }) else {
             return Ok(());
         };

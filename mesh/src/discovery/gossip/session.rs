@@ -136,8 +136,9 @@ where
 
 fn describe(refusal: &Refusal) -> String {
     match refusal {
-        Refusal::Forgotten { tombstone, by_name } => {
-            let by = by_name.clone().unwrap_or_else(|| tombstone.by.short());
+        Refusal::Forgotten(statement) => {
+            let by = statement.by_name.clone();
+            let by = by.unwrap_or_else(|| statement.tombstone.by.short());
             format!("you were forgotten by {by}: this identity is refused from now on")
         }
         Refusal::RetiredKey => {

@@ -1,8 +1,9 @@
 //! The whole of gossip without I/O: messages and the time go in, effects come out.
 //!
-//! `publish` holds what this node says of itself, `spread` what it hears and tells on, `view` what
-//! the agent sees of it.
+//! `publish` holds what this node says of itself, `spread` what it hears and tells on, `forget` how
+//! nodes are forgotten, `view` what the agent sees of it.
 
+mod forget;
 mod publish;
 mod spread;
 #[cfg(test)]
@@ -14,16 +15,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::ForgetError;
 use super::claim::Claims;
 use super::grant::{Book, Grant};
-use super::keyring::{KeyState, Keyring};
-use super::message::{Message, Refusal};
+use super::keyring::Keyring;
+use super::message::Message;
 use super::own::Problem;
 use super::params::MeshParams;
-use super::record::{Instance, Record, Rules, Stamp};
+use super::record::{Instance, Record, Rules, Signed, Stamp};
 use super::rule::{self, Holders};
-use super::tombstone::{Buried, Tombstone, Tombstones};
+use super::tombstone::Tombstones;
 use crate::discovery::Announcement;
 use crate::identity::Identity;
 use crate::{NodeId, Roster};
@@ -107,6 +107,8 @@ pub(super) struct Core {
     records: BTreeMap<NodeId, Record>,
     total: usize,
     tombstones: Tombstones,
+    /// Last records of forgotten nodes that forgot others: they show that these were members.
+    witnesses: BTreeMap<NodeId, Record>,
     keyring: Keyring,
     book: Book,
     peers: BTreeMap<NodeId, Peer>,
@@ -146,7 +148,7 @@ impl Core {
         let claims = Claims::new(id, slots, setup.claim_wait, setup.kept.slot, now);
         let tombstones = setup.tombstones;
         let mut records: BTreeMap<_, _> = setup.records.into_iter().map(|r| (r.id(), r)).collect();
-        records.retain(|id, _| !tombstones.contains(*id));
+        let witnesses = forget::split_witnesses(&mut records, &tombstones);
         let mut core = Self {
             id,
             identity: setup.identity,
@@ -164,6 +166,7 @@ impl Core {
             total: records.values().map(|r| r.signed.body.len()).sum(),
             records,
             tombstones,
+            witnesses,
             keyring: setup.keyring,
             book: setup.book,
             peers: BTreeMap::new(),
@@ -220,20 +223,6 @@ impl Core {
         self.settle(now);
     }
 
-    /// Whether `id` may be a member, having shown a secret that is in `state`.
-    pub(super) fn admit(&self, id: NodeId, state: KeyState) -> Result<(), Box<Refusal>> {
-        if let Some(tombstone) = self.tombstones.get(id) {
-            return Err(Box::new(Refusal::Forgotten {
-                tombstone: tombstone.clone(),
-                by_name: self.name_of(tombstone.by),
-            }));
-        }
-        if state == KeyState::Retired && !self.records.contains_key(&id) {
-            return Err(Box::new(Refusal::RetiredKey));
-        }
-        Ok(())
-    }
-
     /// Does what is due.
     pub(super) fn tick(&mut self, now: Instant) {
         if now >= self.digest_at {
@@ -258,26 +247,6 @@ impl Core {
         let claim = claim.unwrap_or(self.digest_at);
         let publish = self.publish_at.unwrap_or(self.digest_at);
         self.digest_at.min(claim).min(publish)
-    }
-
-    /// Forgets the node that `who` names.
-    pub(super) fn forget(&mut self, who: &str, now: Instant) -> Result<NodeId, ForgetError> {
-        let id = self.find(who)?;
-        let tombstone = Tombstone::sign(id, &self.identity, self.rules.params.id());
-        match self.bury(tombstone.clone()) {
-            Buried::Full => return Err(ForgetError::Full),
-            Buried::Known => return Ok(id),
-            Buried::New => {}
-        }
-        let message = Message::Tombstones {
-            tombstones: vec![tombstone],
-        };
-        let peers: Vec<_> = self.peers.keys().copied().collect();
-        for peer in peers {
-            self.effects.push(Effect::Send(peer, message.clone()));
-        }
-        self.settle(now);
-        Ok(id)
     }
 
     pub(super) fn keyring(&self) -> &Keyring {
@@ -320,6 +289,12 @@ impl Core {
 
     pub(super) fn records(&self) -> &BTreeMap<NodeId, Record> {
         &self.records
+    }
+
+    /// What is kept on disk of others: records, and those of forgotten nodes that count still.
+    pub(super) fn kept_records(&self) -> Vec<Signed> {
+        let all = self.records.values().chain(self.witnesses.values());
+        all.map(|record| record.signed.clone()).collect()
     }
 
     pub(super) fn tombstones(&self) -> &Tombstones {

@@ -3,14 +3,13 @@
 use std::time::Instant;
 
 use super::{Abuse, Core, Effect, LIVELY, LIVELY_NODES, MAX_RECORDS, MAX_TOTAL};
-use crate::discovery::gossip::message::{BATCH, Digest, Message, Refusal, Sum, TOMBSTONE_BATCH};
+use crate::discovery::gossip::message::{BATCH, Digest, Message, Refusal, Sum};
 use crate::discovery::gossip::record::{Instance, Record, Refused, Signed, Stamp};
 use crate::discovery::gossip::text::hash;
-use crate::discovery::gossip::tombstone::{Buried, Tombstone};
 use crate::{Endpoint, NodeId, NodeName};
 
 /// How many peers hear what was heard from another.
-const FANOUT: usize = 4;
+pub(super) const FANOUT: usize = 4;
 /// How many peers hear this node's own record from itself: all of a small mesh.
 const OWN_FANOUT: usize = 32;
 /// Runs of a node that are remembered.
@@ -48,7 +47,10 @@ impl Core {
                 }
             }
             Message::Digest(digest) => self.answer(from, &digest),
-            Message::Tombstones { tombstones } => self.hear_tombstones(from, tombstones)?,
+            Message::Tombstones {
+                tombstones,
+                signers,
+            } => self.hear_tombstones(from, tombstones, signers, now)?,
             Message::Keys { keys } => {
                 if self.keyring.merge(keys) {
                     self.dirty.keyring = true;
@@ -63,8 +65,9 @@ impl Core {
                 self.grant(from, now);
             }
             Message::Granted { grant } => self.granted(from, grant, now)?,
-            Message::Refused(Refusal::Forgotten { tombstone, .. }) => {
-                self.hear_tombstones(from, vec![tombstone])?;
+            Message::Refused(Refusal::Forgotten(statement)) => {
+                let signers = statement.signer.into_iter().collect();
+                self.hear_tombstones(from, vec![statement.tombstone], signers, now)?;
             }
             Message::Ping
             | Message::Unknown
@@ -73,14 +76,6 @@ impl Core {
             | Message::Refused(_) => {}
         }
         Ok(())
-    }
-
-    /// The tombstone that a refusal carries, by someone who is no peer: it proves itself.
-    pub(in super::super) fn told_forgotten(&mut self, tombstone: Tombstone, now: Instant) {
-        if tombstone.id == self.id && tombstone.is_valid(self.rules.params.id()) {
-            self.bury(tombstone);
-            self.settle(now);
-        }
     }
 
     fn hear(&mut self, from: NodeId, records: Vec<Signed>, now: Instant) -> Result<(), Abuse> {
@@ -108,7 +103,11 @@ impl Core {
     }
 
     /// A record; returned if it is news.
-    fn hear_one(&mut self, signed: Signed, now: Instant) -> Result<Option<Signed>, Abuse> {
+    pub(super) fn hear_one(
+        &mut self,
+        signed: Signed,
+        now: Instant,
+    ) -> Result<Option<Signed>, Abuse> {
         let id = signed.id;
         if id == self.id {
             return self.hear_self(signed, now).map(|()| None);
@@ -188,58 +187,6 @@ impl Core {
         }
     }
 
-    fn hear_tombstones(&mut self, from: NodeId, all: Vec<Tombstone>) -> Result<(), Abuse> {
-        let mut news = Vec::new();
-        for tombstone in all {
-            if self.tombstones.get(tombstone.id) == Some(&tombstone) {
-                continue;
-            }
-            if !tombstone.is_valid(self.rules.params.id()) {
-                self.count("tombstones refused");
-                return Err(Abuse("a tombstone that nobody signed".into()));
-            }
-            if self.bury(tombstone.clone()) == Buried::New {
-                news.push(tombstone);
-            }
-        }
-        if !news.is_empty() {
-            for peer in self.choose(FANOUT, &|id| id != from) {
-                for batch in news.chunks(TOMBSTONE_BATCH) {
-                    let tombstones = batch.to_vec();
-                    self.effects
-                        .push(Effect::Send(peer, Message::Tombstones { tombstones }));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Drops all that was the node's, and its connection.
-    pub(super) fn bury(&mut self, tombstone: Tombstone) -> Buried {
-        let id = tombstone.id;
-        let buried = self.tombstones.insert(tombstone.clone());
-        if buried != Buried::New {
-            return buried;
-        }
-        self.dirty.tombstones = true;
-        self.dirty.records = true;
-        self.stale = true;
-        let by_name = self.name_of(tombstone.by);
-        if id != self.id {
-            if let Some(old) = self.records.remove(&id) {
-                self.total -= old.signed.body.len();
-            }
-            self.book.release(id, None, None, None);
-            self.seen.remove(&id);
-            self.clones.remove(&id);
-            if self.peers.remove(&id).is_some() {
-                let refusal = Message::Refused(Refusal::Forgotten { tombstone, by_name });
-                self.effects.push(Effect::Part(id, refusal));
-            }
-        }
-        buried
-    }
-
     pub(super) fn push_own(&mut self, signed: Signed) {
         let peers = self.choose(OWN_FANOUT, &|_| true);
         self.send_records(&peers, vec![signed]);
@@ -293,20 +240,16 @@ impl Core {
         let send: Vec<_> = send.into_iter().map(|r| r.signed.clone()).collect();
         let mine = self.digest(true);
         let sums = (mine.tombstones, mine.keyring) == (digest.tombstones, digest.keyring);
-        if digest.tombstones != mine.tombstones {
-            let all: Vec<_> = self.tombstones.all().cloned().collect();
-            for batch in all.chunks(TOMBSTONE_BATCH) {
-                let tombstones = batch.to_vec();
-                self.effects
-                    .push(Effect::Send(to, Message::Tombstones { tombstones }));
-            }
-        }
         if digest.keyring != mine.keyring {
             let keys = self.keyring.entries();
             self.effects.push(Effect::Send(to, Message::Keys { keys }));
         }
-        // Forgotten nodes are not wanted back: their tombstones are on the way.
+        // Forgotten nodes are not wanted back: their tombstones are on the way. Records go first,
+        // since a tombstone needs its signer's.
         self.send_records(&[to], send);
+        if digest.tombstones != mine.tombstones {
+            self.send_tombstones(to);
+        }
         let lacks = |(id, stamp): (&NodeId, &Stamp)| {
             let have = self.records.get(id).map(|r| r.signed.stamp);
             !self.tombstones.contains(*id) && have.is_none_or(|have| have < *stamp)
@@ -338,7 +281,7 @@ impl Core {
     }
 
     /// Up to `number` connected peers at random.
-    fn choose(&mut self, number: usize, wanted: &dyn Fn(NodeId) -> bool) -> Vec<NodeId> {
+    pub(super) fn choose(&mut self, number: usize, wanted: &dyn Fn(NodeId) -> bool) -> Vec<NodeId> {
         let mut peers: Vec<_> = self
             .peers
             .keys()

@@ -1,5 +1,6 @@
 //! A mesh of many cores in one process, on a clock that only the tests move.
 
+mod forgetting;
 mod liars;
 mod nodes;
 

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::Endpoint;
+use crate::discovery::gossip::keyring::KeyState;
+use crate::discovery::gossip::message::Refusal;
 
 #[test]
 fn twenty_nodes_that_all_know_one_converge_in_less_than_two_seconds() {
@@ -193,7 +195,7 @@ fn a_forgotten_node_does_not_come_back_by_anybody() {
             .all(|n| !sim.cores[*n].records.contains_key(&gone))
     );
     let refused = sim.cores[0].admit(gone, KeyState::Active);
-    assert!(refused.is_err_and(|r| matches!(*r, Refusal::Forgotten { .. })));
+    assert!(refused.is_err_and(|r| matches!(*r, Refusal::Forgotten(_))));
     // By a key that nobody knows any more, too.
     assert!(
         sim.cores[0]
