@@ -336,11 +336,17 @@ async fn a_cloned_disk_is_named_on_both_machines() {
     }
     let b = start(config(dirs[1].path()), "b", 2).await;
     let clone = start(config(dirs[2].path()), "b", 2).await;
+    let began = Instant::now();
     until("both name it", || {
         b.has(ProblemKind::Cloned) && clone.has(ProblemKind::Cloned)
     })
     .await;
     until("and so does the other", || a.has(ProblemKind::Cloned)).await;
+    let took = began.elapsed();
+    println!("named everywhere after {took:?}");
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    // The last word of each is written.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let kept = |dir: &tempfile::TempDir| std::fs::read(dir.path().join("own.json")).unwrap();
     let before = (kept(&dirs[1]), kept(&dirs[2]));
     tokio::time::sleep(Duration::from_secs(1)).await;

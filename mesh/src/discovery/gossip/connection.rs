@@ -160,8 +160,8 @@ pub(super) async fn run(node: &Arc<Node>, member: Member, channel: Channel<TcpSt
     sender.finish().await;
     let error = end.map(|e| e.to_string());
     debug!(peer = %id.short(), ?error, "disconnected");
-    let was_current = lock(&node.conns).leave(id, serial);
-    if was_current {
+    let was_last = lock(&node.conns).leave(id, serial);
+    if was_last {
         node.drive(|core, _| {
             // Under the core's lock: a connection that came since has said that it is there.
             if !lock(&node.conns).is_connected(id) {

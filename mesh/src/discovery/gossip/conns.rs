@@ -1,4 +1,7 @@
-//! The connections there are: at most one to each member, used both ways.
+//! The connections there are: at most one to each run of a member, used both ways.
+//!
+//! Two runs of one member at once are a machine that went down without a word and is back, or two
+//! machines with one identity. Both stay connected: what they hear of each other then tells.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,6 +19,8 @@ use crate::NodeId;
 const QUEUE: usize = 256;
 /// Connections in all.
 const MAX_CONNECTIONS: usize = 1024;
+/// Runs of one member that are connected at once.
+const MOST_RUNS: usize = 2;
 /// Two connections younger than this are two nodes that dialled each other at once.
 const SIMULTANEOUS: Duration = Duration::from_secs(10);
 /// More outbound connections than this are too many in a large mesh; the oldest ends.
@@ -28,7 +33,6 @@ pub(super) struct Conn {
     stop: Arc<Notify>,
     pub(super) role: Role,
     since: Instant,
-    instance: Instance,
     pub(super) address: SocketAddr,
 }
 
@@ -52,7 +56,7 @@ pub(super) struct Entered {
 #[derive(Debug)]
 pub(super) struct Conns {
     own: NodeId,
-    by_id: BTreeMap<NodeId, Conn>,
+    by_run: BTreeMap<(NodeId, Instance), Conn>,
     next: u64,
     closed: bool,
 }
@@ -61,7 +65,7 @@ impl Conns {
     pub(super) fn new(own: NodeId) -> Self {
         Self {
             own,
-            by_id: BTreeMap::new(),
+            by_run: BTreeMap::new(),
             next: 0,
             closed: false,
         }
@@ -73,7 +77,8 @@ impl Conns {
         if self.closed {
             return None;
         }
-        if let Some(old) = self.by_id.get(&new.id) {
+        let run = (new.id, new.instance);
+        if let Some(old) = self.by_run.get(&run) {
             // Both ends keep the one that the lower identity dialled.
             let best = if self.own < new.id {
                 Role::Initiator
@@ -81,12 +86,16 @@ impl Conns {
                 Role::Responder
             };
             let at_once = now.saturating_duration_since(old.since) < SIMULTANEOUS;
-            if old.instance == new.instance && at_once && old.role == best && new.role != best {
+            if at_once && old.role == best && new.role != best {
                 return None;
             }
             old.stop.notify_one();
-        } else if self.by_id.len() >= MAX_CONNECTIONS {
+        } else if self.by_run.len() >= MAX_CONNECTIONS {
             return None;
+        } else if self.of(new.id).count() >= MOST_RUNS
+            && let Some(oldest) = self.of(new.id).min_by_key(|conn| conn.serial)
+        {
+            oldest.stop.notify_one();
         }
         let (outbox, inbox) = mpsc::channel(QUEUE);
         let stop = Arc::new(Notify::new());
@@ -98,10 +107,9 @@ impl Conns {
             stop: Arc::clone(&stop),
             role: new.role,
             since: now,
-            instance: new.instance,
             address: new.address,
         };
-        self.by_id.insert(new.id, conn);
+        self.by_run.insert(run, conn);
         self.trim();
         Some(Entered {
             serial,
@@ -110,65 +118,80 @@ impl Conns {
         })
     }
 
-    /// Strikes a connection that ended; whether it was the one in use.
+    /// Strikes a connection that ended; whether it was the last of the member.
     pub(super) fn leave(&mut self, id: NodeId, serial: u64) -> bool {
-        let current = self.by_id.get(&id).is_some_and(|c| c.serial == serial);
-        if current {
-            self.by_id.remove(&id);
-        }
-        current
+        let run = self.runs(id).find(|(_, conn)| conn.serial == serial);
+        let Some(run) = run.map(|(run, _)| *run) else {
+            return false;
+        };
+        self.by_run.remove(&run);
+        !self.is_connected(id)
     }
 
     /// Whether the message is on its way; false when it had to be dropped.
-    pub(super) fn send(&self, to: NodeId, message: Message) -> bool {
-        match self.by_id.get(&to) {
-            Some(conn) => conn.outbox.try_send(message).is_ok(),
-            None => true,
-        }
+    pub(super) fn send(&self, to: NodeId, message: &Message) -> bool {
+        self.of(to)
+            .fold(None, |sent, conn| {
+                let ok = conn.outbox.try_send(message.clone()).is_ok();
+                Some(ok || sent.unwrap_or_default())
+            })
+            .unwrap_or(true)
     }
 
-    /// Sends what is waiting and `message`, then ends the connection.
-    pub(super) fn part(&mut self, from: NodeId, message: Message) {
-        if let Some(conn) = self.by_id.remove(&from) {
-            let _ = conn.outbox.try_send(message);
+    /// Sends what is waiting and `message`, then ends the member's connections.
+    pub(super) fn part(&mut self, from: NodeId, message: &Message) {
+        let runs: Vec<_> = self.runs(from).map(|(run, _)| *run).collect();
+        for run in runs {
+            if let Some(conn) = self.by_run.remove(&run) {
+                let _ = conn.outbox.try_send(message.clone());
+            }
         }
     }
 
     /// Lets every connection send what is waiting and end, and takes no more.
     pub(super) fn close(&mut self) {
         self.closed = true;
-        self.by_id.clear();
+        self.by_run.clear();
     }
 
     pub(super) fn is_connected(&self, id: NodeId) -> bool {
-        self.by_id.contains_key(&id)
+        self.of(id).next().is_some()
     }
 
     /// Whether this very run of the node is connected.
     pub(super) fn is_connected_to(&self, id: NodeId, instance: Instance) -> bool {
-        self.by_id.get(&id).is_some_and(|c| c.instance == instance)
+        self.by_run.contains_key(&(id, instance))
     }
 
     pub(super) fn outbound(&self) -> usize {
         let outbound = |c: &&Conn| c.role == Role::Initiator;
-        self.by_id.values().filter(outbound).count()
+        self.by_run.values().filter(outbound).count()
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = (&NodeId, &Conn)> {
-        self.by_id.iter()
+        self.by_run.iter().map(|((id, _), conn)| (id, conn))
+    }
+
+    fn runs(&self, id: NodeId) -> impl Iterator<Item = (&(NodeId, Instance), &Conn)> {
+        self.by_run
+            .range((id, Instance::from_bytes([0; 16]))..=(id, Instance::from_bytes([0xff; 16])))
+    }
+
+    fn of(&self, id: NodeId) -> impl Iterator<Item = &Conn> {
+        self.runs(id).map(|(_, conn)| conn)
     }
 
     fn trim(&mut self) {
-        if self.by_id.len() <= 32 || self.outbound() <= MOST_OUTBOUND {
+        if self.by_run.len() <= 32 || self.outbound() <= MOST_OUTBOUND {
             return;
         }
-        let outbound = |(_, c): &(&NodeId, &Conn)| c.role == Role::Initiator;
+        let outbound = |c: &&Conn| c.role == Role::Initiator;
         let oldest = self
-            .by_id
-            .iter()
+            .by_run
+            .values()
             .filter(outbound)
-            .min_by_key(|(_, c)| c.serial);
-        if let Some((_, conn)) = oldest {
+            .min_by_key(|c| c.serial);
+        if let Some(conn) = oldest {
             conn.stop.notify_one();
         }
     }
@@ -199,18 +222,28 @@ mod tests {
                 for role in order {
                     conns.enter(entering(role, 1), now);
                 }
-                assert_eq!(conns.by_id.values().next().unwrap().role, kept);
+                assert_eq!(conns.by_run.values().next().unwrap().role, kept);
             }
         }
     }
 
     #[test]
-    fn a_node_that_started_again_replaces_its_old_connection() {
+    fn two_runs_of_a_node_are_both_connected_and_a_third_ends_the_oldest() {
         let now = Instant::now();
+        let id = NodeId::from_bytes([5; 32]);
         let mut conns = Conns::new(NodeId::from_bytes([1; 32]));
-        let old = conns.enter(entering(Role::Initiator, 1), now).unwrap();
-        let new = conns.enter(entering(Role::Responder, 2), now).unwrap();
-        assert!(!conns.leave(NodeId::from_bytes([5; 32]), old.serial));
-        assert!(conns.leave(NodeId::from_bytes([5; 32]), new.serial));
+        let mut enter = |run| conns.enter(entering(Role::Initiator, run), now).unwrap();
+        let (mut old, mut new) = (enter(1), enter(2));
+        assert!(conns.send(id, &Message::Ping));
+        assert!(old.inbox.try_recv().is_ok() && new.inbox.try_recv().is_ok());
+        conns.enter(entering(Role::Responder, 3), now).unwrap();
+        let told = |entered: &Entered| {
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            let notified = std::pin::pin!(entered.stop.notified());
+            notified.poll(&mut context).is_ready()
+        };
+        assert!(told(&old) && !told(&new));
+        assert!(!conns.leave(id, old.serial), "others of it are connected");
+        assert!(conns.is_connected(id));
     }
 }

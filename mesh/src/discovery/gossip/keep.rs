@@ -56,7 +56,7 @@ impl Node {
         }
         let conns = lock(&self.conns);
         for (to, message) in waiting.grants {
-            conns.send(to, message);
+            conns.send(to, &message);
         }
         written
     }

@@ -249,11 +249,11 @@ impl Node {
     fn carry_out(&self, effect: Effect) {
         match effect {
             Effect::Send(to, message) => {
-                if !lock(&self.conns).send(to, message) {
+                if !lock(&self.conns).send(to, &message) {
                     self.count("messages dropped: slow peer");
                 }
             }
-            Effect::Part(from, message) => lock(&self.conns).part(from, message),
+            Effect::Part(from, message) => lock(&self.conns).part(from, &message),
             Effect::Save(kept) => {
                 lock(&self.waiting).keep(kept);
                 self.keep.notify_one();

@@ -139,32 +139,58 @@ fn a_backup_that_was_restored_goes_on_above_what_others_heard() {
     assert!(sim.cores[1].own().problems.is_empty());
 }
 
-#[test]
-fn two_machines_with_one_identity_are_named_everywhere_and_stop_fighting() {
+/// Whether `core` names the two machines of [`clones`].
+fn names_clones(core: &Core) -> bool {
+    let problems = core.own().problems;
+    let text = problems.iter().find(|p| p.kind == ProblemKind::Cloned);
+    text.is_some_and(|p| p.text.contains("198.51.100.9") && p.text.contains("192.0.2.3"))
+}
+
+/// Three nodes, and a machine with the identity of the last that started later.
+fn clones(of: Kept) -> (Sim, usize) {
     let mut sim = Sim::of(3, "10.32.0.0/12");
     let mut clone = setup(2, "10.32.0.0/12");
     clone.instance = Instance::from_bytes([200; 16]);
     clone.me.endpoints = vec!["198.51.100.9:6783".parse().unwrap()];
+    clone.kept = of;
     let clone = sim.add(clone);
+    (sim, clone)
+}
+
+#[test]
+fn two_machines_with_one_identity_are_named_everywhere_and_stop_fighting() {
+    let (mut sim, clone) = clones(Kept {
+        generation: 1,
+        slot: None,
+    });
     sim.connect(0, 1);
     sim.connect(0, 2);
     sim.connect(1, clone);
-    let cloned = |core: &Core| {
-        let problems = core.own().problems;
-        let text = problems.iter().find(|p| p.kind == ProblemKind::Cloned);
-        text.is_some_and(|p| p.text.contains("198.51.100.9") && p.text.contains("192.0.2.3"))
-    };
-    // Its links come and go, as two with one name in one mesh do.
-    for _ in 0..20 {
-        sim.run(Duration::from_secs(1));
-    }
-    assert!(cloned(&sim.cores[2]) && cloned(&sim.cores[clone]));
-    assert!(cloned(&sim.cores[0]) && cloned(&sim.cores[1]));
+    let all_name = |sim: &Sim| sim.cores.iter().all(names_clones);
+    let time = sim.until("all name them", all_name);
+    assert!(time < Duration::from_secs(5), "{time:?}");
+    sim.run(Duration::from_secs(2));
     let kept = sim.kept.clone();
     sim.run(Duration::from_secs(60));
     let more = |n: usize| sim.kept[n].generation - kept[n].generation;
     assert!(more(2) + more(clone) <= 6, "one answer to each in 30 s");
     assert!(kept[2].generation < 20);
+}
+
+#[test]
+fn two_machines_with_one_identity_that_meet_at_one_node_are_named_in_seconds() {
+    for (generation, pause) in [(1, 0), (2, 0), (2, 700), (2, 1300), (7, 0), (9, 2900)] {
+        let (mut sim, clone) = clones(Kept {
+            generation,
+            slot: None,
+        });
+        sim.connect(0, 1);
+        sim.connect(0, 2);
+        sim.run(Duration::from_millis(pause));
+        sim.connect(0, clone);
+        let time = sim.until("all name them", |sim| sim.cores.iter().all(names_clones));
+        assert!(time < Duration::from_secs(5), "{generation}: {time:?}");
+    }
 }
 
 #[test]
