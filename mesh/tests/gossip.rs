@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use weft_mesh::discovery::gossip::{
     CLAIM_WAIT, ClaimState, ForgetError, FoundingParams, Gossip, GossipConfig, Join, ProblemKind,
     StartError, TargetState,
@@ -355,6 +355,39 @@ async fn a_cloned_disk_is_named_on_both_machines() {
         before,
         "they do not fight on"
     );
+}
+
+/// Opens a connection from another address of the loopback and says nothing on it.
+async fn silent(from: &str, to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+    socket.connect(to).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_opens_connections_and_is_silent_shuts_nobody_else_out() {
+    let dirs = dirs(2);
+    let a = start(config(dirs[0].path()), "a", 1).await;
+    until("held", || a.held()).await;
+    let mut held = Vec::new();
+    for _ in 0..60 {
+        held.push(silent("127.0.0.2", a.address).await);
+    }
+    let refused = "connections refused: too many half open from one source";
+    until("most are refused", || a.counter(refused) == 44).await;
+    let began = Instant::now();
+    let mut joining = config(dirs[1].path());
+    joining.join = join(&a.gossip.join_token(), a.address);
+    let b = start(joining, "b", 2).await;
+    until("another joins meanwhile", || b.sees() == 1).await;
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    until("who says nothing for 3 s is dropped", || {
+        a.counter("handshakes refused: too slow") == 16
+    })
+    .await;
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
 }
 
 #[tokio::test]

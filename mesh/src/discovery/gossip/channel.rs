@@ -16,6 +16,8 @@ use super::token::{KeyId, Secret};
 
 /// How long a handshake may take.
 pub(super) const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the first message of a handshake may take: until then nothing is proven.
+const FIRST_FLIGHT_DEADLINE: Duration = Duration::from_secs(3);
 const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 
 const NOISE: &str = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s";
@@ -167,8 +169,8 @@ where
         write.write_all(&second).await?;
         channel(noise, read, write, Role::Responder, key)
     };
-    let late = |_| ChannelError::Deadline(HANDSHAKE_DEADLINE);
-    tokio::time::timeout(HANDSHAKE_DEADLINE, work)
+    let late = |_| ChannelError::Deadline(FIRST_FLIGHT_DEADLINE);
+    tokio::time::timeout(FIRST_FLIGHT_DEADLINE, work)
         .await
         .map_err(late)?
 }

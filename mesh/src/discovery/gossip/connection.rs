@@ -33,7 +33,7 @@ pub(super) async fn accept(
     stream: TcpStream,
     address: SocketAddr,
 ) -> Result<(Member, Channel<TcpStream>), SessionError> {
-    let source = address.ip().to_canonical();
+    let source = address.ip();
     let Some(params) = node.look(|core| core.params().clone()) else {
         return Err(SessionError::Order);
     };
@@ -155,7 +155,7 @@ pub(super) async fn run(node: &Arc<Node>, member: Member, channel: Channel<TcpSt
         let now = Instant::now();
         let mut admission = lock(&node.admission);
         admission.penalise(id, now);
-        admission.charge(member.address.ip().to_canonical(), now);
+        admission.charge(member.address.ip(), now);
     }
     sender.finish().await;
     let error = end.map(|e| e.to_string());

@@ -1,11 +1,11 @@
 //! The tasks of a node: listening, looking whom to dial, the clock, the disk.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
@@ -15,8 +15,6 @@ use super::dialling;
 use super::node::{Node, chance, lock};
 use super::record::Body;
 
-/// Connections that have not proven anything yet.
-const HALF_OPEN: usize = 64;
 const DIAL_LOOK: Duration = Duration::from_millis(200);
 /// Changes of the records are gathered this long before they are written.
 const SAVE_GATHER: Duration = Duration::from_millis(300);
@@ -26,7 +24,6 @@ const SAVE_AGAIN: Duration = Duration::from_secs(5);
 pub(super) type Connections = Arc<Mutex<JoinSet<()>>>;
 
 pub(super) async fn listen(node: Arc<Node>, listener: TcpListener, connections: Connections) {
-    let half_open = Arc::new(Semaphore::new(HALF_OPEN));
     loop {
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -38,20 +35,20 @@ pub(super) async fn listen(node: Arc<Node>, listener: TcpListener, connections: 
                 continue;
             }
         };
-        let source = address.ip().to_canonical();
-        if !lock(&node.admission).admit(source, Instant::now()) {
-            node.count("connections refused: too many from one source");
+        let admitted = lock(&node.admission).admit(address.ip(), Instant::now());
+        if let Err(counter) = admitted {
+            node.count(counter);
             continue;
         }
-        let Ok(permit) = Arc::clone(&half_open).try_acquire_owned() else {
-            node.count("connections refused: too many half open");
-            continue;
+        let half_open = HalfOpen {
+            node: Arc::clone(&node),
+            source: address.ip(),
         };
         let task = {
             let node = Arc::clone(&node);
             async move {
                 let opened = connection::accept(&node, stream, address).await;
-                drop(permit);
+                drop(half_open);
                 match opened {
                     Ok((member, channel)) => connection::run(&node, member, channel).await,
                     Err(error) => debug!(%address, %error, "connection refused"),
@@ -59,6 +56,18 @@ pub(super) async fn listen(node: Arc<Node>, listener: TcpListener, connections: 
             }
         };
         spawn(&connections, task);
+    }
+}
+
+/// A connection that was admitted and has not proven anything yet.
+struct HalfOpen {
+    node: Arc<Node>,
+    source: IpAddr,
+}
+
+impl Drop for HalfOpen {
+    fn drop(&mut self) {
+        lock(&self.node.admission).opened(self.source);
     }
 }
 
