@@ -14,6 +14,8 @@ use rustix::net::{
 
 /// The longest body of a frame, in bytes. A longer one is refused before anything is kept for it.
 pub const MAX_FRAME: usize = 1 << 20;
+/// Bytes that are enough for nearly every body.
+const MOST_BODIES: usize = 4096;
 
 /// A stream on which each read and write waits no longer than until the deadline.
 #[derive(Debug)]
@@ -172,8 +174,8 @@ fn read_body(reader: &mut impl Read, header: [u8; 4]) -> io::Result<Vec<u8>> {
         let text = format!("a message of {length} bytes; {MAX_FRAME} are allowed");
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
-    // Grows with what really comes, not with what the header promises.
-    let mut body = Vec::new();
+    // Grows with what really comes, not with what the header promises; most messages fit at once.
+    let mut body = Vec::with_capacity(length.min(MOST_BODIES));
     reader.take(length as u64).read_to_end(&mut body)?;
     if body.len() < length {
         return Err(io::ErrorKind::UnexpectedEof.into());

@@ -5,7 +5,7 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::thread;
+use std::thread::{self, Scope, ScopedJoinHandle};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -39,16 +39,33 @@ pub fn run<T: Send>(
     netns: BorrowedFd<'_>,
     inside: impl FnOnce() -> io::Result<T> + Send,
 ) -> io::Result<T> {
-    thread::scope(|scope| {
-        let worker = thread::Builder::new()
-            .name("weft-netns".into())
-            .stack_size(256 * 1024)
-            .spawn_scoped(scope, || {
-                move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))?;
-                inside()
-            })?;
-        worker
-            .join()
-            .unwrap_or_else(|_| Err(io::Error::other("the thread in the namespace panicked")))
-    })
+    thread::scope(|scope| finish(start(scope, netns, inside)?))
+}
+
+/// As [`run`], but the caller goes on meanwhile, until [`finish`].
+///
+/// # Errors
+/// When there is no thread to be had.
+pub fn start<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    netns: BorrowedFd<'scope>,
+    inside: impl FnOnce() -> io::Result<T> + Send + 'scope,
+) -> io::Result<ScopedJoinHandle<'scope, io::Result<T>>> {
+    thread::Builder::new()
+        .name("weft-netns".into())
+        .stack_size(256 * 1024)
+        .spawn_scoped(scope, move || {
+            move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))?;
+            inside()
+        })
+}
+
+/// Waits for what was [started](start).
+///
+/// # Errors
+/// As [`run`].
+pub fn finish<T>(started: ScopedJoinHandle<'_, io::Result<T>>) -> io::Result<T> {
+    started
+        .join()
+        .unwrap_or_else(|_| Err(io::Error::other("the thread in the namespace panicked")))
 }

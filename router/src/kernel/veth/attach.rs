@@ -25,13 +25,25 @@ impl Worker {
     ) -> Result<Attached, VethError> {
         not_the_hosts(netns)?;
         let pod = &self.usable(pod);
-        let mut inside = open_inside(netns)?;
         let macs = macs(&pod.host_link);
-        let seen = self.create(netns, pod, macs)?;
-        let outcome = self
-            .set_up_host(&seen, pod, macs)
-            .and_then(|()| set_up_pod(&mut inside, netns, &seen, pod, macs))
-            .and_then(|()| self.let_through(pod));
+        // The kernel takes as long over the pair as it takes to enter the pod.
+        let (inside, seen) = thread::scope(|scope| {
+            let inside = netns::start(scope, netns, Rtnetlink::open);
+            let seen = self.create(netns, pod, macs);
+            (inside.and_then(netns::finish), seen)
+        });
+        let inside = inside.map_err(VethError::Netns);
+        let seen = match seen {
+            Ok(seen) => seen,
+            // Of the two it is the reason.
+            Err(error) => return Err(inside.err().unwrap_or(error)),
+        };
+        let outcome = inside.and_then(|mut inside| {
+            self.set_up_host(&seen, pod, macs)?;
+            set_up_pod(&mut inside, netns, &seen, pod, macs)?;
+            self.let_through(pod)?;
+            settle(&mut inside, pod)
+        });
         if let Err(error) = outcome {
             // With either end go both, and all their routes and neighbours.
             let _ = self.route.transact(vec![netlink::remove_link(seen.index)]);
@@ -122,11 +134,11 @@ impl Worker {
     ) -> Result<(), VethError> {
         // A route needs its link up; the pod's end is down still, so nothing passes yet. The host's
         // end has no address, not even a link-local one: refused where there is no IPv6, at no cost.
-        let _ = self.route.transact(vec![no_link_local(seen.index)]);
-        let mut requests = vec![netlink::set_up(seen.index)];
+        let mut requests = vec![no_link_local(seen.index), netlink::set_up(seen.index)];
         requests.extend(host_side(seen.index, &pod.host_link, &pod.addresses, macs));
-        flat(self.route.transact(requests))
-            .map_err(VethError::during(format!("route to {}", pod.host_link)))
+        let outcomes = self.route.transact(requests);
+        let needed = outcomes.map(|outcomes| outcomes.into_iter().skip(1).collect());
+        flat(needed).map_err(VethError::during(format!("route to {}", pod.host_link)))
     }
 
     /// The host's end came up before it had a carrier, so the kernel drops what it is given until
@@ -192,20 +204,20 @@ pub(super) fn add_inside(
         }
         outcome => outcome,
     };
-    outcome
-        .and_then(|()| settle(inside, &pod.addresses))
-        .map_err(VethError::during(act()))
+    outcome.map_err(VethError::during(act()))
 }
 
 /// The kernel answers to a new IPv6 address only when work that it queues has run. Waits for that,
 /// or the pod's first packets would have no answer.
-fn settle(inside: &mut Rtnetlink, addresses: &[IpAddr]) -> io::Result<()> {
+pub(super) fn settle(inside: &mut Rtnetlink, pod: &PodLink) -> Result<(), VethError> {
     let deadline = Instant::now() + SETTLE;
-    for address in addresses.iter().filter(|address| address.is_ipv6()) {
+    for address in pod.addresses.iter().filter(|address| address.is_ipv6()) {
         loop {
             let mut local = false;
             let request = vec![netlink::get_route(*address)];
-            inside.exchange(request, |message| local |= netlink::is_local(&message))?;
+            inside
+                .exchange(request, |message| local |= netlink::is_local(&message))
+                .map_err(VethError::during(format!("look for {address} in the pod")))?;
             if local || Instant::now() >= deadline {
                 break;
             }

@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 
 use ipnet::IpNet;
 
-use super::attach::{add_inside, open_inside};
+use super::attach::{add_inside, open_inside, settle};
 use super::requests::{Known, gateways_for, host_side, over, pod_side};
 use super::{Inside, PodLink, Removal, VethError, is_our_veth, macs};
 use crate::host::{RouteKey, Target};
@@ -57,6 +57,7 @@ impl Worker {
             ..pod.clone()
         };
         add_inside(&mut inside, netns, &after, requests)?;
+        settle(&mut inside, &after)?;
         let leave = |address: &IpAddr| netlink::remove_address(pod_index, IpNet::from(*address));
         let gone = inside.transact(removed.iter().map(leave).collect());
         all_but_gone(gone).map_err(VethError::during(act()))?;
