@@ -102,26 +102,21 @@ fn target_dir() -> Result<PathBuf> {
     Ok(found.to_owned())
 }
 
-/// The plugin as it is shipped, which no dependency builds.
+/// The plugin as it is shipped, static, which no dependency builds.
 fn plugin(target: &Path) -> Result<PathBuf> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let built = Command::new(cargo)
-        .args([
-            "build",
-            "--quiet",
-            "--release",
-            "-p",
-            "weft-cni",
-            "--bin",
-            "weft-cni",
-        ])
+        .args(["build", "--quiet", "--release", "--target", &platform])
+        .args(["-p", "weft-cni", "--bin", "weft-cni"])
         .env("CARGO_TARGET_DIR", target)
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
         .status()
         .context("build the plugin")?;
     if !built.success() {
         bail!("build the plugin: {built}");
     }
-    Ok(target.join("release/weft-cni"))
+    Ok(target.join(platform).join("release/weft-cni"))
 }
 
 /// A plugin with its configuration and the namespaces it works on.
