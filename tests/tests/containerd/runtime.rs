@@ -139,13 +139,13 @@ impl Drop for Containerd {
         }
         // It may have ended by itself, which is as good.
         let _ = self.daemon.stop(Duration::from_secs(5));
-        for group in fs::read_dir("/sys/fs/cgroup")
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        for controller in folders(Path::new("/sys/fs/cgroup")) {
             // Only an empty one goes: the other node's containers may be in it.
-            let _ = fs::remove_dir(group.path().join(SPACE));
+            let group = controller.join(SPACE);
+            for container in folders(&group) {
+                let _ = fs::remove_dir(container);
+            }
+            let _ = fs::remove_dir(group);
         }
     }
 }
@@ -167,6 +167,12 @@ fn config(dir: &Path) -> String {
         at("socket"),
         at("socket.ttrpc"),
     )
+}
+
+fn folders(of: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(of).into_iter().flatten().flatten();
+    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    folders.map(|entry| entry.path()).collect()
 }
 
 /// Kills the process in a file, if it still is that program.
