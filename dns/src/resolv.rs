@@ -1,5 +1,7 @@
 //! `/etc/resolv.conf`: what the host says of its name servers. It asks nobody anything.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -66,6 +68,16 @@ impl ResolvConf {
             conf.ignored += usize::from(!understood);
         }
         conf
+    }
+
+    /// Reads a file, at most 64 KiB of it.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(MAX_BYTES).read_to_end(&mut bytes)?;
+        Ok(Self::parse(&String::from_utf8_lossy(&bytes)))
     }
 
     fn server(&mut self, word: Option<&str>) -> bool {
@@ -156,9 +168,11 @@ impl ResolvFile {
         if state.stamp == Some(stamp) {
             return;
         }
-        let Ok(text) = read(&self.path) else { return };
+        let Ok(conf) = ResolvConf::read(&self.path) else {
+            return;
+        };
         state.stamp = Some(stamp);
-        state.conf = ResolvConf::parse(&text);
+        state.conf = conf;
         let servers = &state.conf.servers;
         tracing::info!(path = %self.path.display(), ?servers, "name servers read");
         if state.conf.ignored > 0 {
@@ -168,22 +182,13 @@ impl ResolvFile {
     }
 }
 
-fn stamp(path: &Path) -> std::io::Result<Stamp> {
+fn stamp(path: &Path) -> io::Result<Stamp> {
     let metadata = std::fs::metadata(path)?;
     Ok(Stamp {
         modified: metadata.modified()?,
         size: metadata.len(),
         inode: metadata.ino(),
     })
-}
-
-fn read(path: &Path) -> std::io::Result<String> {
-    use std::io::Read;
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)?
-        .take(MAX_BYTES)
-        .read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(test)]

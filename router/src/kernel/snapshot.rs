@@ -1,9 +1,10 @@
 //! What the overlap rules look at: the host's interfaces, routes, gateways and name servers.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io;
 use std::net::IpAddr;
+
+use weft_dns::ResolvConf;
 
 use super::netlink::{Rtnetlink, addresses, all_routes, links};
 use crate::host::{LINK_PREFIX, PROTOCOL};
@@ -40,8 +41,8 @@ pub(crate) fn snapshot(netlink: &mut Rtnetlink) -> io::Result<Snapshot> {
         .collect();
     let resolvers: BTreeSet<IpAddr> = RESOLV
         .iter()
-        .filter_map(|path| fs::read_to_string(path).ok())
-        .flat_map(|text| resolvers(&text))
+        .filter_map(|path| ResolvConf::read(path.as_ref()).ok())
+        .flat_map(|conf| conf.servers)
         .filter(|address| !ours.iter().any(|own| own.net.addr() == *address))
         .collect();
     Ok(Snapshot {
@@ -51,25 +52,4 @@ pub(crate) fn snapshot(netlink: &mut Rtnetlink) -> io::Result<Snapshot> {
         resolvers: resolvers.into_iter().collect(),
         endpoints: Vec::new(),
     })
-}
-
-/// The `nameserver` lines' addresses; one with a zone (`fe80::1%eth0`) is link-local and no matter.
-fn resolvers(text: &str) -> Vec<IpAddr> {
-    text.lines()
-        .filter_map(|line| {
-            let mut words = line.split_whitespace();
-            (words.next()? == "nameserver").then(|| words.next()?.parse().ok())?
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn name_servers_are_read_from_resolv_conf() {
-        let text = "# nameserver 1.1.1.1\nsearch x\nnameserver 10.0.0.2\nnameserver fe80::1%eth0\n";
-        assert_eq!(resolvers(text), ["10.0.0.2".parse::<IpAddr>().unwrap()]);
-    }
 }
