@@ -14,52 +14,46 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::seen::links;
 use super::{Rtnetlink, request};
-use crate::host::{PROTOCOL, RouteKey};
 
 const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
 
-/// A route over a link, by its index.
-pub(super) struct RouteOver {
-    pub(super) link: u32,
-    pub(super) preferred_source: Option<IpAddr>,
-    pub(super) mtu: Option<u32>,
-}
-
-pub(super) struct OurRoute {
-    pub(super) key: RouteKey,
-    /// `None` refuses.
-    pub(super) target: Option<RouteOver>,
-}
-
-/// What bears our protocol in the main table.
-pub(super) fn our_routes(netlink: &mut Rtnetlink) -> io::Result<Vec<OurRoute>> {
-    let mut ours = RouteMessage::default();
-    // With strict checking the kernel leaves out what has another protocol itself.
-    ours.header.table = RouteHeader::RT_TABLE_MAIN;
-    ours.header.protocol = PROTOCOL.into();
-    main_routes(netlink, &ours, our_route)
-}
-
-/// A route of anybody's in the main table.
+/// A route of the main table, as far as anybody here asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct AnyRoute {
+pub(crate) struct RouteSeen {
     pub(crate) destination: IpNet,
+    pub(crate) metric: u32,
     pub(crate) protocol: RouteProtocol,
+    /// Leads somewhere; others refuse.
+    pub(crate) is_unicast: bool,
     pub(crate) gateway: Option<IpAddr>,
     /// The index; 0 where it has none.
     pub(crate) link: u32,
+    pub(crate) preferred_source: Option<IpAddr>,
+    /// Bytes.
+    pub(crate) mtu: Option<u32>,
 }
 
-pub(crate) fn all_routes(netlink: &mut Rtnetlink) -> io::Result<Vec<AnyRoute>> {
-    main_routes(netlink, &RouteMessage::default(), any_route)
-}
-
-/// Of both families, through `read`.
-fn main_routes<T>(
+/// What bears a protocol's number in the main table.
+pub(super) fn routes_of(
     netlink: &mut Rtnetlink,
-    wanted: &RouteMessage,
-    read: impl Fn(&RouteMessage) -> Option<T>,
-) -> io::Result<Vec<T>> {
+    protocol: RouteProtocol,
+) -> io::Result<Vec<RouteSeen>> {
+    let mut wanted = RouteMessage::default();
+    // With strict checking the kernel leaves out what has another protocol itself.
+    wanted.header.table = RouteHeader::RT_TABLE_MAIN;
+    wanted.header.protocol = protocol;
+    let mut routes = main_routes(netlink, &wanted)?;
+    routes.retain(|route| route.protocol == protocol);
+    Ok(routes)
+}
+
+/// A route of anybody's in the main table.
+pub(crate) fn all_routes(netlink: &mut Rtnetlink) -> io::Result<Vec<RouteSeen>> {
+    main_routes(netlink, &RouteMessage::default())
+}
+
+/// Of both families.
+fn main_routes(netlink: &mut Rtnetlink, wanted: &RouteMessage) -> io::Result<Vec<RouteSeen>> {
     let mut found = Vec::new();
     for family in FAMILIES {
         let mut wanted = wanted.clone();
@@ -73,76 +67,46 @@ fn main_routes<T>(
             let of_main = header.address_family == family
                 && header.table == RouteHeader::RT_TABLE_MAIN
                 && !header.flags.contains(RouteFlags::Cloned);
-            of_main.then(|| read(&route))?
+            of_main.then(|| seen(&route))?
         })?);
     }
     Ok(found)
 }
 
-fn our_route(route: &RouteMessage) -> Option<OurRoute> {
-    if route.header.protocol != PROTOCOL.into() {
-        return None;
-    }
-    let mut metric = 0;
-    let mut over = RouteOver {
-        link: 0,
-        preferred_source: None,
-        mtu: None,
+fn seen(route: &RouteMessage) -> Option<RouteSeen> {
+    // A default route has no destination attribute.
+    let mut destination = match route.header.address_family {
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        _ => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
+    let (mut metric, mut link) = (0, 0);
+    let (mut gateway, mut preferred_source, mut mtu) = (None, None, None);
     for attribute in &route.attributes {
         match attribute {
-            RouteAttribute::Priority(priority) => metric = *priority,
-            RouteAttribute::Oif(index) => over.link = *index,
-            RouteAttribute::PrefSource(source) => over.preferred_source = address(source),
-            RouteAttribute::Metrics(metrics) => over.mtu = metrics.iter().find_map(mtu),
+            RouteAttribute::Destination(given) => destination = address(given)?,
+            RouteAttribute::Priority(given) => metric = *given,
+            RouteAttribute::Gateway(given) => gateway = address(given),
+            RouteAttribute::Oif(index) => link = *index,
+            RouteAttribute::PrefSource(given) => preferred_source = address(given),
+            RouteAttribute::Metrics(metrics) => mtu = metrics.iter().find_map(of_mtu),
             _ => {}
         }
     }
-    let key = RouteKey {
-        destination: destination(route)?,
+    Some(RouteSeen {
+        destination: IpNet::new(destination, route.header.destination_prefix_length).ok()?,
         metric,
-    };
-    let target = (route.header.kind == RouteType::Unicast).then_some(over);
-    Some(OurRoute { key, target })
-}
-
-fn any_route(route: &RouteMessage) -> Option<AnyRoute> {
-    let mut found = AnyRoute {
-        destination: destination(route)?,
         protocol: route.header.protocol,
-        gateway: None,
-        link: 0,
-    };
-    for attribute in &route.attributes {
-        match attribute {
-            RouteAttribute::Gateway(gateway) => found.gateway = address(gateway),
-            RouteAttribute::Oif(index) => found.link = *index,
-            _ => {}
-        }
-    }
-    Some(found)
+        is_unicast: route.header.kind == RouteType::Unicast,
+        gateway,
+        link,
+        preferred_source,
+        mtu,
+    })
 }
 
 /// Whether what [`get_route`](super::get_route) found ends on this host.
 pub(crate) fn is_local(message: &RouteNetlinkMessage) -> bool {
     matches!(message, RouteNetlinkMessage::NewRoute(route) if route.header.kind == RouteType::Local)
-}
-
-/// A default route has no destination attribute.
-fn destination(route: &RouteMessage) -> Option<IpNet> {
-    let given = route
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            RouteAttribute::Destination(destination) => Some(destination),
-            _ => None,
-        });
-    let destination = match given {
-        Some(given) => address(given)?,
-        None if route.header.address_family == AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
-        None => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    IpNet::new(destination, route.header.destination_prefix_length).ok()
 }
 
 fn address(given: &RouteAddress) -> Option<IpAddr> {
@@ -153,7 +117,7 @@ fn address(given: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-fn mtu(metric: &RouteMetric) -> Option<u32> {
+fn of_mtu(metric: &RouteMetric) -> Option<u32> {
     match metric {
         RouteMetric::Mtu(mtu) => Some(*mtu),
         _ => None,
@@ -172,10 +136,9 @@ pub(crate) fn default_gateways(netlink: &mut Rtnetlink) -> io::Result<Vec<(u32, 
 
 /// Links with a default route that a router advertisement gave.
 pub(crate) fn ra_links(netlink: &mut Rtnetlink) -> io::Result<Vec<String>> {
-    let by_ra: BTreeSet<u32> = all_routes(netlink)?
+    let by_ra: BTreeSet<u32> = routes_of(netlink, RouteProtocol::Ra)?
         .into_iter()
         .filter(|route| route.destination == IpNet::V6(ipnet::Ipv6Net::default()))
-        .filter(|route| route.protocol == RouteProtocol::Ra)
         .map(|route| route.link)
         .collect();
     if by_ra.is_empty() {
@@ -205,8 +168,7 @@ mod tests {
                 else {
                     continue;
                 };
-                routes += usize::from(any_route(&route).is_some());
-                let _ = our_route(&route);
+                routes += usize::from(seen(&route).is_some());
             }
         });
         assert!(routes > 100, "{routes} were read as routes");

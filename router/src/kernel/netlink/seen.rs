@@ -16,9 +16,9 @@ use netlink_packet_route::neighbour::{
 use rtnetlink::LinkUnspec;
 
 use super::asked::without_statistics;
-use super::routes::{RouteOver, our_routes};
+use super::routes::routes_of;
 use super::{Rtnetlink, request};
-use crate::host::{Address, Link, Mac, NeighbourKey, Observed, Target};
+use crate::host::{Address, Link, Mac, NeighbourKey, Observed, PROTOCOL, RouteKey, Target};
 
 /// A link as a dump tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,21 +59,21 @@ pub(crate) fn observe(netlink: &mut Rtnetlink) -> io::Result<Observed> {
         });
     let addresses: BTreeSet<Address> = addresses.collect();
     let mut routes = BTreeMap::new();
-    for route in our_routes(netlink)? {
-        let target = match route.target {
-            Some(RouteOver {
-                link,
-                preferred_source,
-                mtu,
-            }) => Target::Link {
+    for route in routes_of(netlink, PROTOCOL.into())? {
+        let target = match route.is_unicast {
+            true => Target::Link {
                 // A route of our protocol over a link that is not ours is none we want.
-                link: name(link).unwrap_or_else(|| format!("#{link}")),
-                preferred_source,
-                mtu,
+                link: name(route.link).unwrap_or_else(|| format!("#{}", route.link)),
+                preferred_source: route.preferred_source,
+                mtu: route.mtu,
             },
-            None => Target::Unreachable,
+            false => Target::Unreachable,
         };
-        routes.insert(route.key, target);
+        let key = RouteKey {
+            destination: route.destination,
+            metric: route.metric,
+        };
+        routes.insert(key, target);
     }
     let neighbours = neighbours(netlink)?
         .into_iter()
