@@ -15,10 +15,12 @@ mod error;
 pub mod ipam;
 pub mod note;
 pub mod plugin;
+mod ports;
 pub mod result;
 mod version;
 
 pub use attachment::{Attachment, ContainerId, IfName, ParseNameError};
 pub use clock::SinceBoot;
 pub use error::{Error, code};
+pub use ports::{PortMapping, Protocol};
 pub use version::SpecVersion;
