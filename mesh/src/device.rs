@@ -53,6 +53,8 @@ pub struct PeerStatus {
     /// Bytes on the wire, as WireGuard counts them.
     pub rx_bytes: u64,
     pub tx_bytes: u64,
+    /// Why the last datagram to the peer was not sent; the kernel's engine does not say.
+    pub send_error: Option<String>,
 }
 
 /// One step from what a device is to what it should be. A change touches one peer, never the rest.

@@ -137,6 +137,10 @@ impl Peers {
                 .map(|peer| detail(&peer.choice.report(), look.now)),
             _ => None,
         };
+        let detail = match (&device.send_error, detail) {
+            (Some(error), Some(detail)) => Some(format!("{detail}; last send: {error}")),
+            (_, detail) => detail,
+        };
         PeerStatus {
             id: member.id.to_string(),
             name: member.name.to_string(),
@@ -152,6 +156,7 @@ impl Peers {
             handshake_s: age(device.last_handshake, SystemTime::now()).map(|age| age.as_secs()),
             rx_bytes: device.rx_bytes,
             tx_bytes: device.tx_bytes,
+            send_error: device.send_error,
             detail,
         }
     }

@@ -141,6 +141,9 @@ pub struct PeerStatus {
     pub handshake_s: Option<u64>,
     pub rx_bytes: u64,
     pub tx_bytes: u64,
+    /// Why the last datagram to it was not sent (userspace engine).
+    #[serde(default)]
+    pub send_error: Option<String>,
     /// What was tried, what went wrong and when the next try is, where it is not established.
     pub detail: Option<String>,
 }

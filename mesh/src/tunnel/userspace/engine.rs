@@ -2,8 +2,9 @@
 //! table and the counters; reading and writing are [`Output`]'s and the workers'.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use boringtun::noise::errors::WireGuardError;
@@ -12,7 +13,7 @@ use boringtun::noise::{Packet, Tunn, TunnResult};
 
 use super::drops::{Drop, Drops};
 use super::session::{Now, OVERHEAD, Opened};
-use super::table::{Peer, PeerState, Table};
+use super::table::{Path, Peer, PeerState, Table};
 use crate::PublicKey;
 
 /// The largest IP packet.
@@ -22,7 +23,7 @@ pub(super) const SCRATCH: usize = LARGEST + OVERHEAD;
 
 /// Where packets and datagrams go.
 pub(super) trait Output {
-    fn network(&self, datagram: &[u8], to: SocketAddr) -> io::Result<()>;
+    fn network(&self, datagram: &[u8], path: Path) -> io::Result<()>;
     fn tunnel(&self, packet: &[u8]) -> io::Result<()>;
 }
 
@@ -55,14 +56,14 @@ impl Engine {
             });
         };
         let mut state = peer.lock();
-        let Some(endpoint) = state.endpoint else {
+        let Some(path) = state.path(now.instant) else {
             return self.drops.count(Drop::NoEndpoint);
         };
         let sealed = state.session.seal(buffer, len, scratch, now.instant);
         drop(state);
         self.drops.add(Drop::QueueFull, sealed.dropped);
         if let Some(len) = sealed.datagram {
-            self.send(peer, &scratch[..len], endpoint, out);
+            self.send(peer, &scratch[..len], path, out);
         }
     }
 
@@ -70,13 +71,13 @@ impl Engine {
     pub(super) fn inbound(
         &self,
         datagram: &[u8],
-        source: SocketAddr,
+        arrived: Path,
         scratch: &mut [u8],
         now: Now,
         out: &impl Output,
     ) {
         let table = self.table.load();
-        let peer = match self.sender(&table, datagram, source, out) {
+        let peer = match self.sender(&table, datagram, arrived, out) {
             Ok(peer) => peer,
             Err(reason) => return self.drops.count(reason),
         };
@@ -87,13 +88,13 @@ impl Engine {
             Opened::Refused(reason) => return self.drops.count(reason),
             _ => peer.count_received(datagram.len()),
         }
-        if !may_roam(&table, &mut state, source) {
+        if !may_roam(&table, &mut state, arrived) {
             return self.drops.count(Drop::EndpointInMesh);
         }
         let owes = state.session.owes();
         drop(state);
         match opened {
-            Opened::Handshake(len) => self.send(peer, &scratch[..len], source, out),
+            Opened::Handshake(len) => self.send(peer, &scratch[..len], arrived, out),
             Opened::Packet(len, inner) => self.deliver(&table, peer, &scratch[..len], inner, out),
             Opened::NotIp => self.drops.count(Drop::InnerNotIp),
             Opened::Keepalive | Opened::Cookie | Opened::Refused(_) => {}
@@ -112,11 +113,11 @@ impl Engine {
         for peer in table.peers.values() {
             let mut state = peer.lock();
             let (due, given_up) = state.session.tick(scratch, now.instant);
-            let endpoint = state.endpoint;
+            let path = state.path(now.instant);
             drop(state);
             self.drops.add(Drop::HandshakeGivenUp, given_up);
-            if let (Some(len), Some(endpoint)) = (due, endpoint) {
-                self.send(peer, &scratch[..len], endpoint, out);
+            if let (Some(len), Some(path)) = (due, path) {
+                self.send(peer, &scratch[..len], path, out);
             }
         }
     }
@@ -126,15 +127,16 @@ impl Engine {
         &self,
         peer: &Peer,
         scratch: &mut [u8],
+        now: Instant,
         out: &impl Output,
         make: impl FnOnce(&mut PeerState, &mut [u8]) -> Option<usize>,
     ) {
         let mut state = peer.lock();
         let due = make(&mut state, scratch);
-        let endpoint = state.endpoint;
+        let path = state.path(now);
         drop(state);
-        if let (Some(len), Some(endpoint)) = (due, endpoint) {
-            self.send(peer, &scratch[..len], endpoint, out);
+        if let (Some(len), Some(path)) = (due, path) {
+            self.send(peer, &scratch[..len], path, out);
         }
     }
 
@@ -143,24 +145,25 @@ impl Engine {
         &self,
         table: &'t Table,
         datagram: &[u8],
-        source: SocketAddr,
+        arrived: Path,
         out: &impl Output,
     ) -> Result<&'t Arc<Peer>, Drop> {
         let identity = table.identity.as_ref().ok_or(Drop::UnknownKey)?;
         let mut cookie = [0; 64];
-        let packet = match identity
-            .limiter
-            .verify_packet(Some(source.ip()), datagram, &mut cookie)
-        {
-            Ok(packet) => packet,
-            Err(TunnResult::WriteToNetwork(cookie)) => {
-                // A cookie that is lost is asked for again.
-                let _ = out.network(cookie, source);
-                return Err(Drop::UnderLoad);
-            }
-            Err(TunnResult::Err(WireGuardError::InvalidMac)) => return Err(Drop::BadMac),
-            Err(_) => return Err(Drop::NotWireguard),
-        };
+        let packet =
+            match identity
+                .limiter
+                .verify_packet(Some(arrived.remote.ip()), datagram, &mut cookie)
+            {
+                Ok(packet) => packet,
+                Err(TunnResult::WriteToNetwork(cookie)) => {
+                    // A cookie that is lost is asked for again.
+                    let _ = out.network(cookie, arrived);
+                    return Err(Drop::UnderLoad);
+                }
+                Err(TunnResult::Err(WireGuardError::InvalidMac)) => return Err(Drop::BadMac),
+                Err(_) => return Err(Drop::NotWireguard),
+            };
         let by_index = |index: u32| table.by_index.get(&(index >> 8)).ok_or(Drop::UnknownIndex);
         match packet {
             Packet::HandshakeInit(initiation) => {
@@ -195,30 +198,35 @@ impl Engine {
     fn flush(&self, peer: &Peer, scratch: &mut [u8], now: Now, out: &impl Output) {
         // The lock is kept so that what waited goes out before what comes now.
         let mut state = peer.lock();
-        while let (Some(len), Some(endpoint)) =
-            (state.session.flush(scratch, now.instant), state.endpoint)
-        {
-            self.send(peer, &scratch[..len], endpoint, out);
+        while let (Some(len), Some(path)) = (
+            state.session.flush(scratch, now.instant),
+            state.path(now.instant),
+        ) {
+            self.send(peer, &scratch[..len], path, out);
         }
     }
 
-    fn send(&self, peer: &Peer, datagram: &[u8], to: SocketAddr, out: &impl Output) {
-        match out.network(datagram, to) {
+    fn send(&self, peer: &Peer, datagram: &[u8], path: Path, out: &impl Output) {
+        match out.network(datagram, path) {
             Ok(()) => peer.count_sent(datagram.len()),
-            Err(_) => self.drops.count(Drop::UdpSend),
+            Err(error) => {
+                peer.failed(&error);
+                self.drops.count(Drop::UdpSend);
+            }
         }
     }
 }
 
 /// Follows a peer to the address of an authentic datagram, unless it lies inside the mesh: the
 /// underlay never runs inside the mesh.
-fn may_roam(table: &Table, state: &mut PeerState, source: SocketAddr) -> bool {
-    if state.endpoint == Some(source) {
-        return true;
-    }
-    if matches!(table.allowed_ips.longest_match(source.ip()), Some((1.., _))) {
+fn may_roam(table: &Table, state: &mut PeerState, arrived: Path) -> bool {
+    let source = arrived.remote;
+    if state.endpoint != Some(source)
+        && matches!(table.allowed_ips.longest_match(source.ip()), Some((1.., _)))
+    {
         return false;
     }
     state.endpoint = Some(source);
+    state.local = arrived.local;
     true
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::engine::{Engine, LARGEST, Output, SCRATCH};
 use super::identity::Identity;
 use super::session::{Now, Session};
-use super::table::{Peer, Table};
+use super::table::{Path, Peer, Table};
 use crate::{PresharedKey, PrivateKey};
 
 /// Keeps what an engine puts out.
@@ -23,11 +23,11 @@ struct Kept {
 }
 
 impl Output for Kept {
-    fn network(&self, datagram: &[u8], to: SocketAddr) -> io::Result<()> {
+    fn network(&self, datagram: &[u8], path: Path) -> io::Result<()> {
         self.datagrams
             .lock()
             .unwrap()
-            .push_back((datagram.to_vec(), to));
+            .push_back((datagram.to_vec(), path.remote));
         Ok(())
     }
 
@@ -105,13 +105,15 @@ impl Node {
     }
 
     fn hear(&self, datagram: &[u8], source: SocketAddr) {
-        self.engine.inbound(
-            datagram,
-            source,
-            &mut vec![0; SCRATCH],
-            self.now(),
-            &self.out,
-        );
+        self.hear_at(datagram, source, self.now());
+    }
+    fn hear_at(&self, datagram: &[u8], source: SocketAddr, now: Now) {
+        let arrived = Path {
+            remote: source,
+            local: None,
+        };
+        self.engine
+            .inbound(datagram, arrived, &mut vec![0; SCRATCH], now, &self.out);
     }
 
     fn sent(&self) -> Option<(Vec<u8>, SocketAddr)> {
@@ -146,20 +148,8 @@ fn exchange(a: &Node, b: &Node) {
 
 fn packet(source: [u8; 4], destination: [u8; 4], payload: usize) -> Vec<u8> {
     let len = 20 + payload;
-    let mut packet = vec![
-        0x45,
-        0,
-        (len >> 8) as u8,
-        len as u8,
-        0,
-        0,
-        0,
-        0,
-        64,
-        17,
-        0,
-        0,
-    ];
+    let [.., high, low] = len.to_be_bytes();
+    let mut packet = vec![0x45, 0, high, low, 0, 0, 0, 0, 64, 17, 0, 0];
     packet.extend(source);
     packet.extend(destination);
     packet.resize(len, 0xab);
@@ -325,10 +315,12 @@ fn a_changed_preshared_key_loses_no_packet() {
     // The handshake with the new key takes over.
     let peer = a.peer(&b);
     let mut scratch = vec![0; SCRATCH];
-    a.engine.kick(&peer, &mut scratch, &a.out, |state, out| {
-        let later = Instant::now() + Duration::from_secs(5);
-        state.session.moved(out, later)
-    });
+    let now = Instant::now();
+    a.engine
+        .kick(&peer, &mut scratch, now, &a.out, |state, out| {
+            let later = Instant::now() + Duration::from_secs(5);
+            state.session.moved(out, later)
+        });
     exchange(&a, &b);
     a.tell(&packet(A, B, 3));
     exchange(&a, &b);

@@ -2,6 +2,7 @@
 //! them, and boringtun as the protocol engine. It sets neither addresses nor MTU nor routes.
 
 mod allowed_ips;
+mod control;
 mod drops;
 mod engine;
 #[cfg(test)]
@@ -203,6 +204,7 @@ impl UserspaceTunnel {
         let moved = config.endpoint.is_some() && config.endpoint != state.endpoint;
         if moved {
             state.endpoint = config.endpoint;
+            state.local = None;
         }
         let keepalive = config.persistent_keepalive.filter(|&seconds| seconds > 0);
         if keepalive.is_some() && keepalive != state.session.keepalive() {
@@ -233,6 +235,7 @@ impl UserspaceTunnel {
             self.shared.engine.kick(
                 &peer,
                 &mut scratch,
+                now,
                 &*self.shared,
                 |state, out| match kick {
                     Kick::KeepAlive => state.session.keep_alive(out, now),
@@ -293,6 +296,7 @@ fn peer_status(peer: &Peer) -> PeerStatus {
         last_handshake: state.session.last_handshake(),
         rx_bytes: peer.received.load(Relaxed),
         tx_bytes: peer.sent.load(Relaxed),
+        send_error: peer.send_error().map(|error| error.to_string()),
         ..PeerStatus::default()
     }
 }

@@ -228,13 +228,18 @@ impl Session {
     /// The peer is to be reached elsewhere now: a handshake at once, where one was begun or the
     /// peer is silent. The next would go out only seconds later.
     pub(super) fn moved(&mut self, out: &mut [u8], now: Instant) -> Option<usize> {
-        let silent = self.last_heard.is_some_and(|heard| now >= heard + SILENT);
+        let silent = self.is_silent(SILENT, now);
         let waiting = !self.ready && self.last_handshake_sent.is_some();
         if waiting || silent {
             self.initiate_now(out, now)
         } else {
             None
         }
+    }
+
+    /// Whether the peer was heard, and last so long ago.
+    pub(super) fn is_silent(&self, time: Duration, now: Instant) -> bool {
+        self.last_heard.is_some_and(|heard| now >= heard + time)
     }
 
     /// Packets wait that can be sealed now.

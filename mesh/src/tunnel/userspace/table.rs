@@ -1,14 +1,19 @@
 //! The peers, as a snapshot that readers load without a lock and the control side replaces whole.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::allowed_ips::AllowedIps;
 use super::identity::Identity;
 use super::session::Session;
 use crate::PublicKey;
+
+/// A peer that was not heard for so long is answered from whichever address the routes choose.
+const STICKY: Duration = Duration::from_secs(15);
 
 /// Who the peers are and how each is found.
 #[derive(Clone, Default)]
@@ -57,12 +62,35 @@ pub(super) struct Peer {
     /// Bytes of UDP payload, authentic ones only.
     pub(super) received: AtomicU64,
     pub(super) sent: AtomicU64,
+    /// Why the last datagram to it was not sent, 0 if it was.
+    errno: AtomicI32,
+}
+
+/// The way of a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Path {
+    pub(super) remote: SocketAddr,
+    /// This host's address; `None` leaves it to the routes.
+    pub(super) local: Option<IpAddr>,
 }
 
 /// What one packet at a time may touch.
 pub(super) struct PeerState {
     pub(super) session: Session,
     pub(super) endpoint: Option<SocketAddr>,
+    /// This host's address that the endpoint spoke to: a strict NAT before the peer, or a firewall,
+    /// lets only that one answer.
+    pub(super) local: Option<IpAddr>,
+}
+
+impl PeerState {
+    /// Where the peer is reached.
+    pub(super) fn path(&self, now: Instant) -> Option<Path> {
+        Some(Path {
+            remote: self.endpoint?,
+            local: self.local.filter(|_| !self.session.is_silent(STICKY, now)),
+        })
+    }
 }
 
 impl Peer {
@@ -72,9 +100,11 @@ impl Peer {
             state: Mutex::new(PeerState {
                 session,
                 endpoint: None,
+                local: None,
             }),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
+            errno: AtomicI32::new(0),
         }
     }
 
@@ -88,5 +118,20 @@ impl Peer {
 
     pub(super) fn count_sent(&self, bytes: usize) {
         self.sent.fetch_add(bytes as u64, Relaxed);
+        if self.errno.load(Relaxed) != 0 {
+            self.errno.store(0, Relaxed);
+        }
+    }
+
+    /// A datagram to the peer was not sent.
+    pub(super) fn failed(&self, error: &io::Error) {
+        let errno = error.raw_os_error().unwrap_or(libc::ENOTCONN);
+        self.errno.store(errno, Relaxed);
+    }
+
+    /// Why the last datagram to the peer was not sent.
+    pub(super) fn send_error(&self) -> Option<io::Error> {
+        let errno = self.errno.load(Relaxed);
+        (errno != 0).then(|| io::Error::from_raw_os_error(errno))
     }
 }

@@ -2,7 +2,7 @@
 //! move bytes between descriptors and the engine.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use super::drops::Drop;
 use super::engine::{Engine, LARGEST, Output, SCRATCH};
 use super::session::Now;
+use super::table::Path;
 use super::tun::Tun;
 use super::udp::{self, Udp};
 
@@ -34,9 +35,9 @@ pub(super) struct Shared {
 }
 
 impl Output for Shared {
-    fn network(&self, datagram: &[u8], to: SocketAddr) -> io::Result<()> {
+    fn network(&self, datagram: &[u8], path: Path) -> io::Result<()> {
         match &*self.udp.load() {
-            Some(udp) => udp.send(datagram, to),
+            Some(udp) => udp.send(datagram, path),
             None => Err(io::ErrorKind::NotConnected.into()),
         }
     }
@@ -178,11 +179,11 @@ pub(super) fn read_udp(socket: &UdpSocket, shared: &Shared, stop: &Stop) {
     let mut scratch = vec![0; SCRATCH];
     while !stop.is_raised() {
         match udp::receive(socket, &mut buffer) {
-            Ok((len, source)) => {
+            Ok((len, arrived)) => {
                 let datagram = &buffer[..len];
                 shared
                     .engine
-                    .inbound(datagram, source, &mut scratch, now(), shared);
+                    .inbound(datagram, arrived, &mut scratch, now(), shared);
             }
             Err(error) => match Errno::from_io_error(&error) {
                 Some(Errno::AGAIN) => stop.wait(Some(socket.as_fd()), None),
