@@ -85,6 +85,16 @@ impl Engine {
         let opened = state.session.open(datagram, scratch, now);
         match opened {
             Opened::Cookie => return,
+            Opened::Late => {
+                let answer = state.session.late(scratch, now.instant);
+                let path = state.path(now.instant);
+                drop(state);
+                self.drops.count(Drop::BadHandshake);
+                if let (Some(len), Some(path)) = (answer, path) {
+                    self.send(peer, &scratch[..len], path, out);
+                }
+                return;
+            }
             Opened::Refused(reason) => return self.drops.count(reason),
             _ => peer.count_received(datagram.len()),
         }
@@ -97,7 +107,7 @@ impl Engine {
             Opened::Handshake(len) => self.send(peer, &scratch[..len], arrived, out),
             Opened::Packet(len, inner) => self.deliver(&table, peer, &scratch[..len], inner, out),
             Opened::NotIp => self.drops.count(Drop::InnerNotIp),
-            Opened::Keepalive | Opened::Cookie | Opened::Refused(_) => {}
+            Opened::Keepalive | Opened::Cookie | Opened::Late | Opened::Refused(_) => {}
         }
         if owes {
             self.flush(peer, scratch, now, out);

@@ -1,5 +1,6 @@
 //! Two engines joined by a wire in memory: what goes through, what is dropped and why.
 
+mod clock;
 mod corpus;
 mod garbage;
 

@@ -49,7 +49,7 @@ pub(super) struct Sealed {
     pub(super) dropped: u64,
 }
 
-/// What a datagram held. All but `Cookie` and `Refused` are authentic.
+/// What a datagram held. All but `Cookie`, `Late` and `Refused` are authentic and new.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Opened {
     /// A handshake message; the answer has this length.
@@ -59,6 +59,9 @@ pub(super) enum Opened {
     Packet(usize, IpAddr),
     NotIp,
     Cookie,
+    /// An initiation by the peer itself, with a timestamp that is not later than its last one:
+    /// sent twice, or by a clock that was set back.
+    Late,
     Refused(Drop),
 }
 
@@ -237,6 +240,16 @@ impl Session {
         }
     }
 
+    /// The peer's own initiations are refused, since its clock was set back while it was away: one
+    /// of ours is not. Only to a silent peer, so that a replay costs next to nothing.
+    pub(super) fn late(&mut self, out: &mut [u8], now: Instant) -> Option<usize> {
+        if self.is_silent(SILENT, now) {
+            self.initiate(out, now)
+        } else {
+            None
+        }
+    }
+
     /// Whether the peer was heard, and last so long ago.
     pub(super) fn is_silent(&self, time: Duration, now: Instant) -> bool {
         self.last_heard.is_some_and(|heard| now >= heard + time)
@@ -286,6 +299,9 @@ impl Session {
             (RESPONSE, TunnResult::WriteToNetwork(answer)) => {
                 self.last_handshake = Some(now.wall);
                 Opened::Handshake(answer.len())
+            }
+            (INITIATION, TunnResult::Err(WireGuardError::WrongTai64nTimestamp)) => {
+                return Opened::Late;
             }
             (COOKIE, TunnResult::Done) => return Opened::Cookie,
             (DATA, TunnResult::Done) => Opened::Keepalive,
