@@ -357,6 +357,31 @@ async fn a_cloned_disk_is_named_on_both_machines() {
     );
 }
 
+#[tokio::test]
+async fn a_name_that_resolves_into_the_mesh_is_not_dialled() {
+    let dirs = dirs(1);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut config = config(dirs[0].path());
+    config.founding.pool4 = "127.0.0.0/12".parse().unwrap();
+    for host in ["localhost", "127.0.0.1"] {
+        config.peers.push(format!("{host}:{port}").parse().unwrap());
+    }
+    let a = start(config, "a", 1).await;
+    let targets = || a.gossip.status().targets;
+    until("both are given up on", || {
+        targets().iter().filter(|t| t.failures > 0).count() == 2
+    })
+    .await;
+    let error = targets().iter().find_map(|t| {
+        let error = t.last_error.clone()?;
+        error.contains("lies inside the mesh").then_some(error)
+    });
+    assert!(error.is_some(), "{:?}", targets());
+    let accepted = tokio::time::timeout(Duration::from_millis(300), listener.accept()).await;
+    assert!(accepted.is_err(), "dialled");
+}
+
 /// Opens a connection from another address of the loopback and says nothing on it.
 async fn silent(from: &str, to: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();

@@ -214,9 +214,11 @@ async fn addresses(node: &Node, target: &Target) -> Result<Vec<SocketAddr>, Stri
                 }
             }
         };
+        // Names too are looked at only after they are resolved.
         for address in resolved {
-            let own = node.listening.contains(&address);
-            if !own && allowed(rules.as_ref(), &address) && !addresses.contains(&address) {
+            if !allowed(rules.as_ref(), &address) {
+                why = format!("{address} lies inside the mesh, or is no other host's address");
+            } else if !node.listening.contains(&address) && !addresses.contains(&address) {
                 addresses.push(address);
             }
         }
