@@ -185,6 +185,42 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_is_a_year_off_locks_nobody_out() {
+        const DAY: u64 = 86_400;
+        let (now, year) = (2_000 * DAY, 365 * DAY);
+        let mut right = Keyring::default();
+        right.add(secret(1), now);
+        let new = right.add(secret(2), now + 1);
+        right.retire_all_but(new);
+        for clock in [now - year, now + year] {
+            // What it hears is no younger than a day from its now.
+            let mut wrong = Keyring::default();
+            let mut heard = right.entries();
+            heard.iter_mut().for_each(|entry| entry.cap(clock + DAY));
+            wrong.merge(heard);
+            assert_eq!(wrong.current().map(Secret::id), Some(new));
+            // Its own rotation counts everywhere, and theirs after it there.
+            let newest = wrong.list()[0].created + 1;
+            let own = wrong.add(secret(3), clock.max(newest));
+            wrong.retire_all_but(own);
+            let mut others = right.clone();
+            let mut heard = wrong.entries();
+            heard.iter_mut().for_each(|entry| entry.cap(now + DAY));
+            others.merge(heard);
+            assert_eq!(others.current().map(Secret::id), Some(own));
+            let newest = others.list()[0].created + 1;
+            let last = others.add(secret(4), now.max(newest));
+            others.retire_all_but(last);
+            let mut heard = others.entries();
+            heard.iter_mut().for_each(|entry| entry.cap(clock + DAY));
+            wrong.merge(heard);
+            for keyring in [&wrong, &others] {
+                assert_eq!(keyring.current().map(Secret::id), Some(last));
+            }
+        }
+    }
+
+    #[test]
     fn keyrings_merge_to_the_same_in_any_order_and_retired_wins() {
         let mut a = Keyring::default();
         let old = a.add(secret(1), 10);
