@@ -57,11 +57,15 @@ pub fn desired(inputs: &Inputs, observed: &Observed) -> Desired {
     host.firewall = Some(mesh_ruleset(&Ranges {
         mesh: inputs.pools.clone(),
         own: inputs.own.clone(),
+        addresses: inputs.addresses.clone(),
+        ports: Vec::new(),
     }));
     // Fail closed: whatever has no better route inside the mesh's ranges goes nowhere.
-    for pool in inputs.pools.iter().filter(usable) {
+    // As few routes as cover the same addresses and no other.
+    let pools: Vec<IpNet> = inputs.pools.iter().filter(usable).copied().collect();
+    for pool in IpNet::aggregate(&pools) {
         host.routes
-            .insert(RouteKey::unreachable(*pool), Target::Unreachable);
+            .insert(RouteKey::unreachable(pool), Target::Unreachable);
     }
     host.links.insert(
         MESH_LINK.into(),
@@ -188,6 +192,29 @@ mod tests {
              sysctl net/ipv4/ip_forward = 1\n\
              sysctl net/ipv6/conf/all/forwarding = 1\n"
         );
+    }
+
+    #[test]
+    fn ranges_side_by_side_are_refused_by_one_route() {
+        let nets = [
+            "10.0.0.0/24",
+            "10.0.1.0/24",
+            "10.0.3.0/24",
+            "10.0.1.128/25",
+            "fd00::/64",
+        ];
+        let text = text(
+            &Inputs {
+                pools: nets.map(|text| text.parse().unwrap()).to_vec(),
+                ..Inputs::default()
+            },
+            &Observed::default(),
+        );
+        let refused: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("route ")?.split(" metric").next())
+            .collect();
+        assert_eq!(refused, ["10.0.0.0/23", "10.0.3.0/24", "fd00::/64"]);
     }
 
     #[test]

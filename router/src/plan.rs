@@ -3,11 +3,12 @@
 //! The order keeps two things true at every moment: no range is without either its route or an
 //! `unreachable` one, and forwarding is on only with the guard in place.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
 use crate::host::{Address, Desired, Link, Mac, NeighbourKey, Observed, RouteKey, Target};
-use crate::kernel::nft::Ruleset;
+use crate::kernel::nft::{Fingerprint, Ruleset};
 
 /// The steps in order, and what they wait for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,6 +54,8 @@ pub enum Step {
     /// The whole table, in one transaction.
     SetFirewall(Ruleset),
     RemoveFirewall,
+    /// Of UDP, to these ports of the host.
+    ForgetFlows(BTreeSet<u16>),
 }
 
 impl Step {
@@ -114,10 +117,16 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
             over.push(step);
         }
     }
-    if let Some(ruleset) = &desired.firewall
-        && observed.firewall.as_ref() != Some(&ruleset.fingerprint())
-    {
-        steps.push(Step::SetFirewall(ruleset.clone()));
+    if let Some(ruleset) = &desired.firewall {
+        let (wanted, nothing) = (ruleset.fingerprint(), Fingerprint::default());
+        let present = observed.firewall.as_ref();
+        if present != Some(&wanted) {
+            steps.push(Step::SetFirewall(ruleset.clone()));
+        }
+        let ports = wanted.changed_udp(present.unwrap_or(&nothing));
+        if !ports.is_empty() {
+            steps.push(Step::ForgetFlows(ports));
+        }
     }
     for (name, link) in &desired.links {
         if observed.links.get(name).is_some_and(|is| is != link) {
@@ -235,6 +244,10 @@ impl fmt::Display for Step {
             Self::SetSysctl { key, value } => write!(f, "set sysctl {key} = {value}"),
             Self::SetFirewall(_) => f.write_str("replace table inet weft"),
             Self::RemoveFirewall => f.write_str("remove table inet weft"),
+            Self::ForgetFlows(ports) => {
+                let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+                write!(f, "forget flows to udp ports {}", ports.join(" "))
+            }
         }
     }
 }

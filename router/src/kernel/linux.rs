@@ -12,6 +12,8 @@ use std::thread;
 use tokio::sync::{oneshot, watch};
 use tracing::debug;
 
+use super::conntrack;
+use super::legacy;
 use super::monitor::Monitor;
 use super::netlink::{self, Put, Request, Rtnetlink};
 use super::nft::foreign::{self, ForeignFirewall};
@@ -125,7 +127,15 @@ impl Linux {
     /// # Errors
     /// When the kernel cannot be asked.
     pub async fn foreign_firewalls(&self) -> Result<Vec<ForeignFirewall>, KernelError> {
-        self.call(|worker| foreign::find(worker.nft()?))
+        let find = |worker: &mut Worker| {
+            let mut found = foreign::find(worker.nft()?)?;
+            // One of the two that cannot be read does not hide the other.
+            let legacy = legacy::find().inspect_err(|error| debug!(%error, "iptables-legacy"));
+            found.extend(legacy.unwrap_or_default());
+            found.sort();
+            Ok(found)
+        };
+        self.call(find)
             .await?
             .map_err(KernelError::during("look for firewalls"))
     }
@@ -249,6 +259,11 @@ impl Worker {
         match step {
             Step::SetFirewall(ruleset) => self.nft()?.commit(nft::replace_table(ruleset)),
             Step::RemoveFirewall => self.nft()?.commit(nft::remove_table()),
+            Step::ForgetFlows(ports) => {
+                let addresses = netlink::addresses(&mut self.route)?;
+                let addresses = addresses.into_iter().map(|(_, net)| net.addr()).collect();
+                conntrack::forget_udp(self.nft()?, ports, &addresses)
+            }
             Step::SetSysctl { .. } if !guarded => {
                 Err(io::Error::other("left alone: the firewall is not in place"))
             }
@@ -327,7 +342,10 @@ fn request(step: &Step, links: &BTreeMap<String, u32>) -> io::Result<Option<Requ
             netlink::set_neighbour(index(&key.link)?, key.address, *mac)
         }
         Step::RemoveNeighbour(key) => netlink::remove_neighbour(index(&key.link)?, key.address),
-        Step::SetSysctl { .. } | Step::SetFirewall(_) | Step::RemoveFirewall => return Ok(None),
+        Step::SetSysctl { .. }
+        | Step::SetFirewall(_)
+        | Step::RemoveFirewall
+        | Step::ForgetFlows(_) => return Ok(None),
     };
     Ok(Some(message))
 }

@@ -2,7 +2,9 @@
 //!
 //! Everything here speaks netlink or writes below /proc/sys; nothing decides.
 
+mod conntrack;
 pub mod fake;
+mod legacy;
 mod linux;
 mod monitor;
 pub(crate) mod netlink;

@@ -30,6 +30,7 @@ fn ruleset(own: &str) -> Ruleset {
     mesh_ruleset(&Ranges {
         mesh: vec![net("10.32.0.0/12")],
         own: vec![net(own)],
+        ..Ranges::default()
     })
 }
 

@@ -262,3 +262,119 @@ fn firewalls_in_the_way_are_named() {
         assert!(found[2].starts_with("firewalld is active"));
     });
 }
+
+/// With two pods, `a` and `b`.
+async fn two_pods(kernel: &Linux) -> [Pod; 2] {
+    let (a, _) = node_with_pod(kernel).await;
+    let b = Pod::new();
+    let link = pod_link("b", &["10.32.1.8", "fd00:77:0:1::8"]);
+    kernel.attach(b.netns(), link).await.unwrap();
+    [a, b]
+}
+
+#[test]
+fn a_pod_sends_by_no_address_but_its_own() {
+    space::run(|| async {
+        if !has("nft") {
+            return;
+        }
+        let state = tempfile::tempdir().unwrap();
+        let kernel = Linux::open(state.path()).unwrap();
+        let [a, b] = two_pods(&kernel).await;
+        let dropped = async || {
+            let drops = kernel.guarded().await.unwrap();
+            drops.get("not_the_pods_own_source").copied().unwrap_or(0)
+        };
+        a.sh("ping -c1 -W2 10.32.1.8 && ping -c1 -W2 fd00:77:0:1::8");
+        assert_eq!(
+            dropped().await,
+            0,
+            "its own address, and neighbour discovery"
+        );
+        // Its node's, another pod's, a far pod's, anybody's.
+        let forged = [
+            ("10.32.1.1", "10.32.1.8"),
+            ("10.32.1.8", "10.32.1.1"),
+            ("10.32.2.9", "10.32.1.8"),
+            ("192.0.2.9", "10.32.1.8"),
+            ("fd00:77:0:1::1", "fd00:77:0:1::8"),
+            ("fd00:77:0:1::8", "fd00:77:0:1::1"),
+            ("fd00:77:0:2::9", "fd00:77:0:1::8"),
+            ("2001:db8::9", "fd00:77:0:1::8"),
+        ];
+        b.sh(
+            "nft 'table inet seen { chain seen { type filter hook prerouting priority -400; \
+              icmp type echo-request counter; icmpv6 type echo-request counter; }; }'",
+        );
+        for (at, (source, to)) in forged.iter().enumerate() {
+            a.sh(&format!("ip addr add {source} dev lo nodad"));
+            assert!(!a.try_sh(&format!("ping -c1 -W0.2 -I {source} {to}")).0);
+            assert!(dropped().await > at as u64, "from {source}");
+            a.sh(&format!("ip addr del {source} dev lo"));
+        }
+        assert_eq!(seen(&b), 0, "{}", b.sh("nft list table inet seen"));
+        // What is for the link alone.
+        a.try_sh("ip addr add fe80::9/64 dev eth0 nodad; ping -c1 -W0.2 -I eth0 ff02::1");
+        assert_eq!(dropped().await, forged.len() as u64);
+    });
+}
+
+#[test]
+fn a_set_that_a_guard_looks_into_cannot_be_emptied() {
+    space::run(|| async {
+        if !has("nft") {
+            return;
+        }
+        let state = tempfile::tempdir().unwrap();
+        let kernel = Linux::open(state.path()).unwrap();
+        mesh_link();
+        apply(&kernel, &wanted()).await;
+        for harm in [
+            "nft flush set inet weft mesh4",
+            "nft delete element inet weft mesh4 '{ 10.32.0.0/12 }'",
+            "nft add element inet weft own6 '{ fd11::/16 }'",
+            "nft delete set inet weft mesh6",
+        ] {
+            assert!(!space::try_sh(harm).0, "{harm}");
+        }
+    });
+}
+
+#[test]
+fn a_drop_policy_of_iptables_legacy_is_named_until_our_links_are_accepted() {
+    space::run(|| async {
+        if !has("iptables-legacy") {
+            return;
+        }
+        let state = tempfile::tempdir().unwrap();
+        let kernel = Linux::open(state.path()).unwrap();
+        let names = async || -> Vec<String> {
+            let found = kernel.foreign_firewalls().await.unwrap();
+            found.iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(names().await, [""; 0]);
+        // Looking makes no table where there is none.
+        for family in ["ip", "ip6"] {
+            let tables =
+                std::fs::read_to_string(format!("/proc/thread-self/net/{family}_tables_names"));
+            assert_eq!(tables.unwrap_or_default(), "");
+        }
+        for (command, number) in [("iptables-legacy", 1), ("ip6tables-legacy", 2)] {
+            sh(&format!(
+                "{command} -P FORWARD DROP && {command} -A FORWARD -i eth0 -j ACCEPT"
+            ));
+            let found = names().await;
+            assert_eq!(found.len(), number, "{found:?}");
+            let ours = &found[number - 1];
+            assert!(
+                ours.starts_with(&format!("{command}' FORWARD chain has policy drop")),
+                "{ours}"
+            );
+        }
+        for said in names().await {
+            let cure = said.split("allow them: ").nth(1).unwrap();
+            sh(cure);
+        }
+        assert_eq!(names().await, [""; 0]);
+    });
+}

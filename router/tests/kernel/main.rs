@@ -5,5 +5,6 @@ mod attachments;
 mod firewall;
 mod pods;
 mod routes;
+mod scale;
 mod space;
 mod sysctls;

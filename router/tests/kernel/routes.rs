@@ -21,6 +21,8 @@ pub(crate) fn wanted() -> Desired {
     let ranges = Ranges {
         mesh: vec![net("10.32.0.0/12"), net("fd00:77::/48")],
         own: vec![net("10.32.1.0/24"), net("fd00:77:0:1::/64")],
+        addresses: own.map(|text| net(text).addr()).to_vec(),
+        ..Ranges::default()
     };
     Desired {
         links: [(

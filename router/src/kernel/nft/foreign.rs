@@ -19,6 +19,11 @@ pub enum ForeignFirewall {
         table: String,
         chain: String,
     },
+    /// The same of the FORWARD chain that `iptables-legacy` keeps, where nftables does not see it.
+    LegacyForwardDrops {
+        /// `ip` or `ip6`.
+        family: &'static str,
+    },
     Firewalld,
 }
 
@@ -32,13 +37,10 @@ impl fmt::Display for ForeignFirewall {
                 chain,
             } if table == "filter" && chain == "FORWARD" => {
                 let command = if *family == "ip6" { "ip6tables" } else { "iptables" };
-                write!(
-                    f,
-                    "{command}' FORWARD chain has policy drop and will drop pods' packets; \
-                     allow them: {command} -I FORWARD -i weft+ -j ACCEPT; \
-                     {command} -I FORWARD -o weft+ -j ACCEPT"
-                )
+                iptables(command, f)
             }
+            Self::LegacyForwardDrops { family: "ip6" } => iptables("ip6tables-legacy", f),
+            Self::LegacyForwardDrops { .. } => iptables("iptables-legacy", f),
             Self::ForwardDrops {
                 family,
                 table,
@@ -58,7 +60,16 @@ impl fmt::Display for ForeignFirewall {
     }
 }
 
-/// The firewalls in the way, sorted.
+fn iptables(command: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(
+        f,
+        "{command}' FORWARD chain has policy drop and will drop pods' packets; \
+         allow them: {command} -I FORWARD -i weft+ -j ACCEPT; \
+         {command} -I FORWARD -o weft+ -j ACCEPT"
+    )
+}
+
+/// The firewalls of nftables in the way, sorted.
 pub(crate) fn find(netlink: &mut Nftnetlink) -> io::Result<Vec<ForeignFirewall>> {
     let mut found = netlink.dump(&message(GET_CHAIN, DUMP, 0).request(), |chain| {
         let attributes = chain.attributes(HEADER);

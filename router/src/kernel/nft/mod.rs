@@ -2,29 +2,37 @@
 //!
 //! No `nft` binary and no rule of anybody else's: one table, replaced whole in one transaction.
 
+mod action;
 mod encode;
 mod expression;
 pub mod foreign;
+mod matches;
 mod mesh;
 mod observe;
+mod ports;
+mod print;
 mod ruleset;
+mod set;
 mod wire;
 
 use std::io;
 
 use netlink_packet_core::NetlinkMessage;
 
-pub(crate) use mesh::{GUARD_IN, GUARD_OUT};
+pub(crate) use mesh::{GUARD_IN, GUARD_OUT, GUARD_PODS};
 pub use mesh::{Ranges, mesh_ruleset};
+pub use ports::Published;
 pub use ruleset::{
-    Action, AddressKind, Chain, ChainKind, Fingerprint, Hook, Links, Match, Rule, Ruleset, Side,
+    Action, AddressKind, Base, Chain, ChainKind, Family, Fingerprint, Hook, Links, Match, Rule,
+    Ruleset, SetName, Side,
 };
+pub use set::Set;
 
 pub(crate) use encode::{remove_table, replace_table};
 pub(crate) use observe::{guarded, observe};
 
 use super::socket::Netlink;
-use wire::Message;
+pub(crate) use wire::{Attributes, Message};
 
 /// A socket for nftables.
 pub(crate) type Nftnetlink = Netlink<Message>;

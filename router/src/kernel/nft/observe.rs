@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::io;
 
 use super::encode::{GET_CHAIN, GET_RULE, GET_TABLE, message};
-use super::ruleset::{ChainPrint, Fingerprint, base_text};
+use super::ruleset::{BaseSeen, ChainPrint, Fingerprint, base_text};
 use super::wire::{Attributes, Message};
-use super::{GUARD_IN, GUARD_OUT, Nftnetlink, TABLE};
+use super::{GUARD_IN, GUARD_OUT, GUARD_PODS, Nftnetlink, TABLE};
 
 const INET: u8 = libc::NFPROTO_INET as u8;
 const DUMP: u16 = libc::NLM_F_DUMP as u16;
@@ -68,6 +68,7 @@ pub(crate) fn guarded(netlink: &mut Nftnetlink) -> io::Result<BTreeMap<&'static 
         let what = match (attributes.text(1)?, attributes.text(2)?) {
             (TABLE, GUARD_IN) => "arrived_in_the_clear",
             (TABLE, GUARD_OUT) => "leaving_in_the_clear",
+            (TABLE, GUARD_PODS) => "not_the_pods_own_source",
             _ => return None,
         };
         Some((what, packets(attributes)?))
@@ -91,12 +92,12 @@ fn packets(rule: Attributes<'_>) -> Option<u64> {
 fn chain_of(chain: &Message) -> Option<(String, String, String)> {
     let attributes = chain.attributes(HEADER);
     let hook = attributes.nested(4);
-    let base = base_text(
-        attributes.text(7).unwrap_or("none"),
-        be32_of(hook, 1).unwrap_or(u32::MAX),
-        be32_of(hook, 2).unwrap_or(0).cast_signed(),
-        be32_of(attributes, 5) == Some(libc::NF_ACCEPT as u32),
-    );
+    let base = base_text(be32_of(hook, 1).map(|number| BaseSeen {
+        kind: attributes.text(7).unwrap_or("none"),
+        hook: number,
+        priority: be32_of(hook, 2).unwrap_or(0).cast_signed(),
+        accepts: be32_of(attributes, 5) == Some(libc::NF_ACCEPT as u32),
+    }));
     Some((
         attributes.text(1)?.to_owned(),
         attributes.text(3)?.to_owned(),

@@ -1,29 +1,40 @@
-//! A table's rules as values, printed in the words of `nft`. Pure.
+//! A table's rules as values. Pure.
 
-use std::collections::BTreeMap;
-use std::fmt;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
+use weft_cni::Protocol;
 
-use super::TABLE;
-use super::expression::encode_rule;
+use super::encode::elements;
+use super::matches::encode_rule;
+use super::set::Set;
 
 /// The whole of our table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
     /// Names are unique.
+    pub sets: Vec<Set>,
+    /// Names are unique.
     pub chains: Vec<Chain>,
 }
 
-/// A base chain, of policy accept: we drop by rule only.
+/// A chain; a base chain's policy is accept: we drop by rule only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
     /// Not a word of nft's language.
     pub name: String,
+    /// `None` for one that others jump to.
+    pub base: Option<Base>,
+    pub rules: Vec<Rule>,
+}
+
+/// Where a base chain stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Base {
     pub kind: ChainKind,
     pub hook: Hook,
     pub priority: i32,
-    pub rules: Vec<Rule>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,17 +62,42 @@ pub struct Rule {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Match {
+    Family(Family),
     /// An address of the packet inside a range; also says of which family the packet is.
     Inside(Side, IpNet),
     /// The packet is of the range's family and its address is not inside.
     Outside(Side, IpNet),
+    /// The packet is of the set's family and its address is in the set of this name.
+    InSet(Side, SetName),
+    /// The packet is of the set's family and its address is not in the set of this name.
+    NotInSet(Side, SetName),
     /// The link a packet came in by (`Source`) or goes out by (`Destination`).
     Link(Side, Links),
     NotLink(Side, Links),
+    /// What the routing table says the destination is.
+    DestinationIs(AddressKind),
     /// What the routing table says the destination is not.
     DestinationIsNot(AddressKind),
+    /// No route to the packet's source leads over the link that it came in by.
+    SourceIsNotOfLink,
+    /// The port that a packet of this protocol is for.
+    Port(Protocol, u16),
     /// The first packet of a TCP connection, either way.
     TcpSyn,
+}
+
+/// An address family of packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+/// A set of the same table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetName {
+    pub name: String,
+    pub family: Family,
 }
 
 /// Which end of a packet's way.
@@ -87,11 +123,15 @@ pub enum AddressKind {
     Multicast = 5,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Counted.
     Drop,
+    Jump(String),
+    /// With an address of the link that the packet leaves by.
     Masquerade,
+    SourceNat(IpAddr),
+    DestinationNat(SocketAddr),
     /// The largest segment no larger than the MTU of the packet's route, or of the way back, allows.
     ClampMss,
 }
@@ -115,15 +155,50 @@ pub(crate) struct ChainPrint {
 
 impl Ruleset {
     pub fn fingerprint(&self) -> Fingerprint {
+        let hashes = self.hashes();
         let chains = self.chains.iter().map(|chain| {
             let print = ChainPrint {
-                base: base_text(chain.kind.name(), chain.hook as u32, chain.priority, true),
-                rules: chain.rules.iter().map(Rule::comment).collect(),
+                base: base_text(chain.base.map(|base| BaseSeen {
+                    kind: base.kind.name(),
+                    hook: base.hook as u32,
+                    priority: base.priority,
+                    accepts: true,
+                })),
+                rules: chain
+                    .rules
+                    .iter()
+                    .map(|rule| rule.comment(&hashes))
+                    .collect(),
             };
             (chain.name.clone(), print)
         });
         Fingerprint {
             chains: chains.collect(),
+        }
+    }
+
+    /// What is in each set, in short.
+    pub(super) fn hashes(&self) -> Hashes<'_> {
+        let hash = |set: &Set| {
+            elements(set)
+                .iter()
+                .fold(SEED, |hash, part| more(hash, &part.body))
+        };
+        self.sets
+            .iter()
+            .map(|set| (&*set.name, hash(set)))
+            .collect()
+    }
+}
+
+/// By a set's name.
+pub(super) type Hashes<'a> = BTreeMap<&'a str, u64>;
+
+impl Family {
+    pub fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
         }
     }
 }
@@ -138,96 +213,71 @@ impl ChainKind {
 }
 
 impl Rule {
-    /// What tells this rule from any other: FNV-1a of its expressions as the kernel gets them.
-    pub(crate) fn comment(&self) -> String {
-        let hash = encode_rule(self)
-            .iter()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-                (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-            });
-        format!("weft:{hash:016x}")
-    }
-}
-
-/// How a base chain stands, in the words that `Fingerprint` compares.
-pub(crate) fn base_text(kind: &str, hook: u32, priority: i32, accepts: bool) -> String {
-    let policy = if accepts { "accept" } else { "drop" };
-    format!("type {kind} hook {hook} priority {priority} policy {policy}")
-}
-
-impl fmt::Display for Ruleset {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "table inet {TABLE} {{")?;
-        for chain in &self.chains {
-            writeln!(f, "\tchain {} {{", chain.name)?;
-            writeln!(
-                f,
-                "\t\ttype {} hook {} priority {}; policy accept;",
-                chain.kind.name(),
-                format!("{:?}", chain.hook).to_lowercase(),
-                chain.priority,
-            )?;
-            for rule in &chain.rules {
-                writeln!(f, "\t\t{rule}")?;
-            }
-            writeln!(f, "\t}}")?;
-        }
-        writeln!(f, "}}")
-    }
-}
-
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// What tells this rule from any other: a hash of its expressions as the kernel gets them, and
+    /// of what is in the sets that it looks into.
+    pub(super) fn comment(&self, sets: &Hashes<'_>) -> String {
+        let mut hash = more(SEED, &encode_rule(self));
         for part in &self.matches {
-            write!(f, "{part} ")?;
-        }
-        match self.action {
-            Action::Drop => f.write_str("counter drop"),
-            Action::Masquerade => f.write_str("masquerade fully-random"),
-            Action::ClampMss => f.write_str("tcp option maxseg size set rt mtu"),
-        }
-    }
-}
-
-impl fmt::Display for Match {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let family = |net: &IpNet| if net.addr().is_ipv4() { "ip" } else { "ip6" };
-        let address = |side: &Side| match side {
-            Side::Source => "saddr",
-            Side::Destination => "daddr",
-        };
-        let link = |side: &Side| match side {
-            Side::Source => "iifname",
-            Side::Destination => "oifname",
-        };
-        match self {
-            Self::Inside(side, net) => write!(f, "{} {} {net}", family(net), address(side)),
-            Self::Outside(side, net) => write!(f, "{} {} != {net}", family(net), address(side)),
-            Self::Link(side, links) => write!(f, "{} {links}", link(side)),
-            Self::NotLink(side, links) => write!(f, "{} != {links}", link(side)),
-            Self::DestinationIsNot(kind) => {
-                let kind = format!("{kind:?}").to_lowercase();
-                write!(f, "fib daddr type != {kind}")
+            if let Match::InSet(_, set) | Match::NotInSet(_, set) = part {
+                let of_set = sets.get(&*set.name).copied().unwrap_or_default();
+                hash = more(hash, &of_set.to_be_bytes());
             }
-            Self::TcpSyn => f.write_str("tcp flags syn / syn,rst"),
+        }
+        // With the port of a rule whose flows are to be forgotten with it.
+        match (&self.action, self.matches.last()) {
+            (Action::DestinationNat(_), Some(Match::Port(Protocol::Udp, port))) => {
+                format!("weft:{hash:016x}{UDP}{port}")
+            }
+            _ => format!("weft:{hash:016x}"),
         }
     }
 }
 
-impl fmt::Display for Links {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Named(name) => write!(f, "\"{name}\""),
-            Self::Prefix(prefix) => write!(f, "\"{prefix}*\""),
-        }
+const UDP: &str = " udp ";
+
+impl Fingerprint {
+    /// The UDP ports whose rules are in one of the two and not in the other.
+    pub fn changed_udp(&self, other: &Self) -> BTreeSet<u16> {
+        let (ours, theirs) = (self.udp(), other.udp());
+        let changed = ours.symmetric_difference(&theirs);
+        let port = |comment: &&str| comment.split_once(UDP)?.1.parse().ok();
+        changed.filter_map(port).collect()
+    }
+
+    fn udp(&self) -> BTreeSet<&str> {
+        let rules = self.chains.values().flat_map(|chain| &chain.rules);
+        rules
+            .map(|comment| &**comment)
+            .filter(|c| c.contains(UDP))
+            .collect()
     }
 }
 
-impl fmt::Display for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, chain) in &self.chains {
-            writeln!(f, "chain {name} {}: {}", chain.base, chain.rules.join(" "))?;
-        }
-        Ok(())
-    }
+/// FNV-1a.
+const SEED: u64 = 0xcbf2_9ce4_8422_2325;
+
+fn more(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(hash, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+/// How a base chain stands.
+pub(super) struct BaseSeen<'a> {
+    pub(super) kind: &'a str,
+    pub(super) hook: u32,
+    pub(super) priority: i32,
+    pub(super) accepts: bool,
+}
+
+/// How a chain stands, in the words that `Fingerprint` compares.
+pub(super) fn base_text(base: Option<BaseSeen<'_>>) -> String {
+    let Some(base) = base else {
+        return "regular".to_owned();
+    };
+    let policy = if base.accepts { "accept" } else { "drop" };
+    format!(
+        "type {} hook {} priority {} policy {policy}",
+        base.kind, base.hook, base.priority
+    )
 }
