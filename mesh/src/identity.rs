@@ -69,6 +69,10 @@ impl Signature {
         Self(bytes)
     }
 
+    pub const fn as_bytes(&self) -> &[u8; 64] {
+        &self.0
+    }
+
     /// Whether `id` signed the concatenation of `parts`. Strict: no two encodings of one
     /// signature and no weak key pass (RFC 8032 section 8.4).
     pub fn is_by(&self, id: NodeId, parts: &[&[u8]]) -> bool {

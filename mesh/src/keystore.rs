@@ -155,6 +155,22 @@ pub fn wireguard(directory: &Path) -> Result<PrivateKey, StoreError> {
     Ok(key)
 }
 
+/// Makes a new identity and a new key in the place of those that are in `directory`.
+///
+/// # Errors
+/// When one cannot be written; then there may be a new identity with the old key.
+pub fn renew(directory: &Path) -> Result<(), StoreError> {
+    let identity = Identity::generate().map_err(StoreError::Random)?;
+    let key = PrivateKey::generate().map_err(StoreError::Random)?;
+    let path = |name| directory.join(name);
+    write(
+        &path("identity.key"),
+        identity.expose().as_slice(),
+        Mode::Private,
+    )?;
+    write(&path("wireguard.key"), key.expose(), Mode::Private)
+}
+
 /// Refuses a secret file that others can read.
 pub(crate) fn check_private(path: &Path) -> Result<(), StoreError> {
     let mode = match fs::metadata(path) {

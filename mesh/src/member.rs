@@ -20,7 +20,8 @@ pub enum ParseNodeError {
     #[error("a node's identity is 52 characters of lower-case base32")]
     Id,
     #[error(
-        "a node's name is one DNS label: 1 to 63 of a-z, 0-9 and '-', neither first nor last a '-'"
+        "a node's name is a DNS name: labels of 1 to 63 of a-z, 0-9 and '-', neither first nor last \
+         a '-', with dots between them, 253 characters at most"
     )]
     Name,
     #[error("an endpoint is HOST:PORT, an IPv6 address in brackets")]
@@ -69,13 +70,19 @@ impl FromStr for NodeId {
     }
 }
 
-/// A node's name: one DNS label (RFC 1123), lower case.
+/// A node's name: a DNS name (RFC 1123), lower case. One label in a mesh of gossip; Kubernetes has
+/// names with dots as well.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeName(String);
 
 impl NodeName {
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether it is one label, without dots.
+    pub fn is_label(&self) -> bool {
+        !self.0.contains('.')
     }
 }
 
@@ -95,14 +102,14 @@ impl FromStr for NodeName {
     type Err = ParseNodeError;
 
     fn from_str(text: &str) -> Result<Self, ParseNodeError> {
-        let bytes = text.as_bytes();
-        let legal = (1..=63).contains(&bytes.len())
-            && bytes
-                .iter()
-                .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
-            && bytes[0] != b'-'
-            && bytes[bytes.len() - 1] != b'-';
-        legal
+        let label = |label: &str| {
+            let legal = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-');
+            (1..=63).contains(&label.len())
+                && label.bytes().all(legal)
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        };
+        (text.len() <= 253 && text.split('.').all(label))
             .then(|| Self(text.to_owned()))
             .ok_or(ParseNodeError::Name)
     }
@@ -224,11 +231,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_are_not_one_label_are_refused() {
-        for bad in ["", "-a", "a-", "A", "a.b", "a_b", &"x".repeat(64)] {
+    fn names_that_are_no_dns_names_are_refused() {
+        let long = ["x"; 128].join(".");
+        for bad in [
+            "",
+            "-a",
+            "a-",
+            "A",
+            "a..b",
+            ".a",
+            "a.",
+            "a_b",
+            &"x".repeat(64),
+            &long,
+        ] {
             assert_eq!(bad.parse::<NodeName>(), Err(ParseNodeError::Name), "{bad}");
         }
-        assert_eq!("edge-7".parse::<NodeName>().unwrap().as_str(), "edge-7");
+        assert!("edge-7".parse::<NodeName>().unwrap().is_label());
+        assert!(!"a.example".parse::<NodeName>().unwrap().is_label());
     }
 
     #[test]

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use weft_mesh::discovery::gossip::{
-    CLAIM_WAIT, ClaimState, ForgetError, FoundingParams, Gossip, GossipConfig, Join, ProblemKind,
-    StartError, TargetState,
+    CLAIM_WAIT, ClaimState, ForgetError, FoundingParams, Gossip, GossipConfig, Join, StartError,
+    TargetState,
 };
-use weft_mesh::discovery::{Announcement, Discovery};
+use weft_mesh::discovery::{Announcement, Discovery, ProblemKind};
 use weft_mesh::{Endpoint, PublicKey, ServedName, keystore};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -22,6 +22,7 @@ fn announcement(name: &str, key: u8) -> Announcement {
         name: name.parse().unwrap(),
         public_key: PublicKey::from_bytes([key; 32]),
         endpoints: Vec::new(),
+        engine: None,
         names: Vec::new(),
         away: false,
     }
@@ -78,11 +79,11 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
 
 impl Running {
     fn held(&self) -> bool {
-        matches!(self.gossip.own().borrow().claim, ClaimState::Held { .. })
+        matches!(self.gossip.standing().claim, ClaimState::Held { .. })
     }
 
     fn slot(&self) -> Option<u32> {
-        match self.gossip.own().borrow().claim {
+        match self.gossip.standing().claim {
             ClaimState::Held { slot, .. } => Some(slot),
             _ => None,
         }
@@ -147,8 +148,7 @@ async fn a_node_that_is_told_one_peer_finds_all() {
 
     // A name appears everywhere, and goes with a goodbye; the ranges stay.
     let mut me = nodes[1].me.clone();
-    let own = nodes[1].gossip.own();
-    let range = own.borrow().claim.ranges()[0];
+    let range = nodes[1].gossip.own().borrow().ranges[0];
     let address = range.hosts().nth(5).unwrap();
     me.names = vec![ServedName {
         name: "web".into(),
@@ -229,7 +229,7 @@ async fn a_forgotten_node_is_gone_everywhere_is_refused_and_learns_by_whom() {
     let mut config = config(dirs[2].path());
     config.join = join(&token, a.address);
     let c = start(config, "c", 3).await;
-    assert_eq!(c.gossip.own().borrow().claim, ClaimState::Forgotten);
+    assert_eq!(c.gossip.standing().claim, ClaimState::Forgotten);
     assert_eq!(a.gossip.status().records, 2);
 }
 
@@ -250,7 +250,7 @@ async fn a_rotated_token_admits_nobody_new_and_the_new_one_does() {
         error.is_some_and(|e| e.contains("retired"))
     })
     .await;
-    assert_eq!(b.gossip.own().borrow().claim, ClaimState::Joining);
+    assert_eq!(b.gossip.standing().claim, ClaimState::Joining);
     let mut with_new = config(dirs[2].path());
     with_new.join = join(&new, a.address);
     let c = start(with_new, "c", 3).await;

@@ -43,6 +43,14 @@ impl Device {
         self.tunnel.is_some()
     }
 
+    /// Whose WireGuard it is.
+    pub(super) fn kind(&self) -> Option<&'static str> {
+        self.tunnel.as_ref().map(|(tunnel, _)| match tunnel {
+            AnyTunnel::Kernel(_) => "kernel",
+            AnyTunnel::Userspace(_) => "userspace",
+        })
+    }
+
     /// Whether pods lose the mesh when this process ends.
     pub(super) fn ends_with_us(&self) -> bool {
         !matches!(self.tunnel, Some((AnyTunnel::Kernel(_), _)))
@@ -139,12 +147,8 @@ impl Device {
 
     /// The device for `weft status`.
     pub(super) fn report(&self) -> EngineStatus {
-        let Some((tunnel, reason)) = &self.tunnel else {
+        let (Some((_, reason)), Some(kind)) = (&self.tunnel, self.kind()) else {
             return EngineStatus::default();
-        };
-        let kind = match tunnel {
-            AnyTunnel::Kernel(_) => "kernel",
-            AnyTunnel::Userspace(_) => "userspace",
         };
         let drops = self
             .status

@@ -12,9 +12,10 @@ use weft_cni::api::CniRequest;
 use weft_cni::{Error, code};
 use weft_dns::RecordType;
 use weft_mesh::discovery::Discovery;
-use weft_mesh::discovery::gossip::{ClaimState, Gossip, KeyState};
+use weft_mesh::discovery::gossip::{Gossip, KeyState};
 
-use super::join_argument;
+use super::joining::join_argument;
+use super::membership::Membership;
 use super::names::TTL;
 use super::reconcile::Report;
 use crate::attach::Workloads;
@@ -33,7 +34,7 @@ const LOOKUP: Duration = Duration::from_secs(6);
 /// What the answers come from.
 pub(super) struct Control {
     pub(super) config: Arc<Config>,
-    pub(super) gossip: Arc<Gossip>,
+    pub(super) membership: Membership,
     pub(super) workloads: Arc<Workloads>,
     pub(super) dns: Arc<weft_dns::Server>,
     pub(super) node: watch::Receiver<Arc<Report>>,
@@ -59,8 +60,9 @@ impl Handler for Control {
         match request {
             ControlRequest::Status => Ok(ControlReply::Status(Box::new(self.status()))),
             ControlRequest::Forget { who } => {
-                let roster = self.gossip.roster().borrow().clone();
-                let id = self.gossip.forget(&who).await.map_err(|e| refused(&e))?;
+                let gossip = self.membership.gossip()?;
+                let roster = gossip.roster().borrow().clone();
+                let id = gossip.forget(&who).await.map_err(|e| refused(&e))?;
                 let name = roster
                     .members
                     .get(&id)
@@ -71,14 +73,16 @@ impl Handler for Control {
                 })
             }
             ControlRequest::TokenCreate => {
-                let token = self.gossip.token_create().await.map_err(|e| refused(&e))?;
+                let token = self.membership.gossip()?.token_create().await;
+                let token = token.map_err(|e| refused(&e))?;
                 Ok(self.token(&token))
             }
             ControlRequest::TokenRotate => {
-                let token = self.gossip.token_rotate().await.map_err(|e| refused(&e))?;
+                let token = self.membership.gossip()?.token_rotate().await;
+                let token = token.map_err(|e| refused(&e))?;
                 Ok(self.token(&token))
             }
-            ControlRequest::TokenList => Ok(self.tokens()),
+            ControlRequest::TokenList => Ok(tokens(self.membership.gossip()?)),
             ControlRequest::DnsLookup { name } => self.lookup(&name).await,
             ControlRequest::Down => {
                 self.down.send_replace(true);
@@ -105,21 +109,6 @@ impl Control {
         let endpoints = &self.node.borrow().endpoints;
         ControlReply::Token {
             join: join_argument(token, endpoints, self.config.port),
-        }
-    }
-
-    fn tokens(&self) -> ControlReply {
-        let keys = self.gossip.token_list();
-        let tokens = keys.into_iter().map(|key| TokenInfo {
-            id: key.id.to_string(),
-            created: key.created,
-            state: match key.state {
-                KeyState::Active => "active".into(),
-                KeyState::Retired => "retired".into(),
-            },
-        });
-        ControlReply::Tokens {
-            tokens: tokens.collect(),
         }
     }
 
@@ -150,44 +139,36 @@ impl Control {
 
     fn status(&self) -> Status {
         let report = Arc::clone(&self.node.borrow());
-        let gossip = self.gossip.status();
-        let own = self.gossip.own().borrow().clone();
+        let discovery = self.membership.discovery();
+        let (own, health) = (Arc::clone(&discovery.own().borrow()), discovery.health());
         let attached = Arc::clone(&self.workloads.snapshot().borrow());
-        let mut connections: Vec<ConnectionStatus> = gossip
-            .targets
-            .iter()
-            .map(|target| ConnectionStatus {
-                address: target.address.clone(),
-                state: value_text(target.state),
-                node: target.name.clone().or_else(|| target.node.clone()),
-                error: target.last_error.clone(),
-                next_try_ms: target.next_try_ms,
+        let connections = health.connections.into_iter();
+        let mut connections: Vec<ConnectionStatus> = connections
+            .map(|connection| ConnectionStatus {
+                address: connection.address,
+                state: connection.state.into(),
+                node: connection.node,
+                error: connection.error,
+                next_try_ms: connection.next_try_ms,
             })
             .collect();
         connections.sort_by(|a, b| a.address.cmp(&b.address));
+        let counters = health.counters.into_iter();
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             mesh: MeshStatus {
                 id: own.id.to_string(),
                 name: own.name.to_string(),
-                mesh_id: match gossip.mesh {
-                    Some(mesh) if own.params.is_none() => format!("{mesh}, not joined yet"),
-                    Some(mesh) => mesh.to_string(),
-                    None => "not joined yet".into(),
-                },
+                mesh_id: health.mesh,
                 endpoints: report.endpoints.clone(),
                 addresses: report.addresses.clone(),
-                counters: gossip
-                    .counters
-                    .iter()
-                    .map(|(k, v)| ((*k).to_owned(), *v))
-                    .collect(),
+                counters: counters.map(|(k, v)| (k.to_owned(), v)).collect(),
             },
             engine: report.engine.clone(),
             ipam: IpamStatus {
-                state: claim_text(&own.claim),
+                state: report.unready.clone().unwrap_or_else(|| "ready".into()),
                 pools: texts(&report.pools),
-                ranges: texts(own.claim.ranges()),
+                ranges: texts(&report.ranges),
                 leases: attached.leases(),
                 capacity: attached.capacity,
             },
@@ -221,6 +202,21 @@ impl Control {
                 .into_iter()
                 .collect::<BTreeMap<_, _>>(),
         }
+    }
+}
+
+fn tokens(gossip: &Gossip) -> ControlReply {
+    let keys = gossip.token_list();
+    let tokens = keys.into_iter().map(|key| TokenInfo {
+        id: key.id.to_string(),
+        created: key.created,
+        state: match key.state {
+            KeyState::Active => "active".into(),
+            KeyState::Retired => "retired".into(),
+        },
+    });
+    ControlReply::Tokens {
+        tokens: tokens.collect(),
     }
 }
 
@@ -258,30 +254,6 @@ fn candidates(name: &str, domain: &str) -> Vec<String> {
     }
 }
 
-fn claim_text(claim: &ClaimState) -> String {
-    match claim {
-        ClaimState::Joining => "joining: nobody of the mesh was reached yet".into(),
-        ClaimState::Claiming { slot } => format!("claiming share {slot} of the pool"),
-        ClaimState::Held { .. } => "ready".into(),
-        ClaimState::Lost { winner, next, .. } => {
-            format!(
-                "lost its share to {} and claims share {next}",
-                winner.short()
-            )
-        }
-        ClaimState::Full => "every share of the pool is taken".into(),
-        ClaimState::Forgotten => "forgotten by the mesh".into(),
-    }
-}
-
-/// The name that a unit variant has in JSON.
-fn value_text(variant: impl serde::Serialize) -> String {
-    match serde_json::to_value(variant) {
-        Ok(Value::String(text)) => text,
-        _ => String::new(),
-    }
-}
-
 fn texts<T: ToString>(items: &[T]) -> Vec<String> {
     items.iter().map(ToString::to_string).collect()
 }
@@ -301,15 +273,5 @@ mod tests {
         ] {
             assert_eq!(candidates(name, "weft.local"), wanted, "{name}");
         }
-    }
-
-    #[test]
-    fn a_lost_share_names_the_winner() {
-        let lost = ClaimState::Lost {
-            slot: 1,
-            winner: weft_mesh::NodeId::from_bytes([7; 32]),
-            next: 2,
-        };
-        assert!(claim_text(&lost).ends_with("and claims share 2"));
     }
 }

@@ -2,12 +2,16 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Renewed};
 use crate::config::{CONFIG_FILE, Config, Settings};
+
+/// A node that has to make itself new keys again and again does so no faster than this.
+const RENEWED: Duration = Duration::from_secs(5);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct UpArgs {
@@ -54,7 +58,14 @@ pub(super) fn run(args: UpArgs, socket: &Path) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the runtime")?;
-    let result = runtime.block_on(async { Agent::start(config).await?.run().await });
+    let result = runtime.block_on(async {
+        loop {
+            match Agent::start(config.clone()).await?.run().await {
+                Err(error) if error.is::<Renewed>() => tokio::time::sleep(RENEWED).await,
+                ended => return ended,
+            }
+        }
+    });
     // A name that does not resolve must not hold the end up.
     runtime.shutdown_background();
     result

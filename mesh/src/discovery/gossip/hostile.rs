@@ -41,6 +41,7 @@ async fn victim_that_dials(peers: Vec<Endpoint>) -> Victim {
         name: "victim".parse().unwrap(),
         public_key: PublicKey::from_bytes([1; 32]),
         endpoints: Vec::new(),
+        engine: None,
         names: Vec::new(),
         away: false,
     };
@@ -148,11 +149,9 @@ async fn a_bad_record_ends_the_connection_and_keeps_its_sender_away() {
 async fn a_held_range_is_not_taken_by_a_member_that_claims_it() {
     let victim = victim().await;
     victim
-        .until("held", |v| {
-            !v.gossip.own().borrow().claim.ranges().is_empty()
-        })
+        .until("held", |v| !v.gossip.standing().claim.ranges().is_empty())
         .await;
-    let own = victim.gossip.own().borrow().claim.clone();
+    let own = victim.gossip.standing().claim.clone();
     let super::ClaimState::Held { slot, .. } = own else {
         panic!("{own:?}");
     };
@@ -168,7 +167,7 @@ async fn a_held_range_is_not_taken_by_a_member_that_claims_it() {
     victim
         .until("heard", |v| v.counter("grants refused") == 1)
         .await;
-    assert_eq!(victim.gossip.own().borrow().claim, own);
+    assert_eq!(victim.gossip.standing().claim, own);
     let roster = victim.gossip.roster().borrow().clone();
     let member = &roster.members[&mallory.id()];
     assert!(member.pod_cidrs.is_empty());

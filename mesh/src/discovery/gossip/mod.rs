@@ -40,6 +40,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::warn;
@@ -47,13 +48,13 @@ use tracing::warn;
 pub use config::{CLAIM_WAIT, GossipConfig, Join, StartError};
 pub use files::has_mesh;
 pub use keyring::{KeyInfo, KeyState, MAX_KEYS};
-pub use own::{ClaimState, Forgotten, Own, Problem, ProblemKind};
+pub use own::{ClaimState, Standing};
 pub use params::{FoundingParams, MAX_SLOTS, MeshId, MeshParams, ParamsError};
 pub use status::{GossipStatus, TargetState, TargetStatus};
 pub use token::{KeyId, ParseTokenError, Secret, Token};
 pub use tombstone::MAX_TOMBSTONES;
 
-use super::{Announcement, Discovery};
+use super::{Announcement, Discovery, Health, Own};
 use crate::identity::Identity;
 use crate::keystore::StoreError;
 use crate::{NodeId, Roster};
@@ -153,11 +154,9 @@ impl Gossip {
         }))
     }
 
-    /// This node's standing, as a value that is replaced whole at each change. It changes before
-    /// the roster does: whoever takes the roster first and this then never sees a range that was
-    /// lost as both this node's and its winner's.
-    pub fn own(&self) -> watch::Receiver<Own> {
-        self.node.own.subscribe()
+    /// This node's standing in gossip's own words.
+    pub fn standing(&self) -> Standing {
+        self.node.standing()
     }
 
     pub fn status(&self) -> GossipStatus {
@@ -211,9 +210,7 @@ impl Gossip {
             .map_or_else(String::new, |token| token.reveal())
     }
 
-    /// Writes what is not on disk yet, sends what is waiting, closes every connection and ends.
-    /// Say goodbye before, by announcing `away`.
-    pub async fn shutdown(&self) {
+    async fn end(&self) {
         let mut services = std::mem::take(&mut *lock(&self.services));
         services.shutdown().await;
         lock(&self.node.conns).close();
@@ -267,7 +264,19 @@ impl Discovery for Gossip {
         self.node.announce(me);
     }
 
+    fn own(&self) -> watch::Receiver<Arc<Own>> {
+        self.node.own.subscribe()
+    }
+
     fn roster(&self) -> watch::Receiver<Arc<Roster>> {
         self.node.roster.subscribe()
+    }
+
+    fn health(&self) -> Health {
+        self.node.status().into()
+    }
+
+    fn shutdown(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.end())
     }
 }

@@ -16,11 +16,11 @@ use super::dial::Targets;
 use super::files::{Files, Worked};
 use super::keep::Waiting;
 use super::keyring::Keyring;
-use super::own::{ClaimState, Own};
+use super::own::{ClaimState, Standing};
 use super::params::{MeshId, MeshParams};
 use super::record::{Instance, Rules};
 use super::token::{KeyId, Secret, Token};
-use crate::discovery::Announcement;
+use crate::discovery::{Announcement, Own};
 use crate::identity::Identity;
 use crate::keystore::StoreError;
 use crate::{NodeId, Roster};
@@ -36,7 +36,7 @@ pub(super) struct Node {
     core: OnceLock<Mutex<Core>>,
     adopting: Mutex<()>,
     me: Mutex<Announcement>,
-    pub(super) own: watch::Sender<Own>,
+    pub(super) own: watch::Sender<Arc<Own>>,
     pub(super) roster: watch::Sender<Arc<Roster>>,
     pub(super) conns: Mutex<Conns>,
     pub(super) targets: Mutex<Targets>,
@@ -69,15 +69,7 @@ impl Node {
         files: Files,
         listening: Vec<SocketAddr>,
     ) -> Result<Self, StartError> {
-        let own = Own {
-            id: identity.id(),
-            params: None,
-            name: me.name.clone(),
-            claim: ClaimState::Joining,
-            observed: Vec::new(),
-            problems: Vec::new(),
-            forgotten: None,
-        };
+        let own = Arc::new(joining(&identity, &me).own());
         Ok(Self {
             conns: Mutex::new(Conns::new(identity.id())),
             identity,
@@ -217,14 +209,14 @@ impl Node {
             self.save.notify_one();
         }
         let roster = core.roster();
-        let (own, forgotten) = (core.own(), core.is_forgotten());
+        let (own, forgotten) = (core.standing().own(), core.is_forgotten());
         // Under the core's lock, so that no older value follows a newer one; and first `own`, since
         // a share that is lost here is the winner's in the new roster.
         self.own.send_if_modified(|old| {
-            let changed = *old != own;
+            let changed = **old != own;
             if changed {
                 report(old, &own);
-                *old = own;
+                *old = Arc::new(own);
             }
             changed
         });
@@ -268,6 +260,11 @@ impl Node {
     pub(super) fn announce(&self, me: Announcement) {
         *lock(&self.me) = me.clone();
         self.drive(|core, now| core.announce(me, now));
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        self.look(Core::standing)
+            .unwrap_or_else(|| joining(&self.identity, &lock(&self.me)))
     }
 
     pub(super) fn mesh(&self) -> Option<MeshId> {
@@ -358,16 +355,26 @@ impl Node {
     }
 }
 
+/// Before the mesh's parameters are known.
+fn joining(identity: &Identity, me: &Announcement) -> Standing {
+    Standing {
+        id: identity.id(),
+        params: None,
+        name: me.name.clone(),
+        claim: ClaimState::Joining,
+        observed: Vec::new(),
+        problems: Vec::new(),
+        forgotten: None,
+    }
+}
+
 /// One line for each change that a person may want to know.
 fn report(old: &Own, new: &Own) {
-    if old.claim != new.claim {
-        match &new.claim {
-            ClaimState::Held { slot, ranges } => info!(slot, ?ranges, "range held"),
-            ClaimState::Lost { slot, winner, next } => {
-                warn!(slot, %winner, next, "range lost, another is claimed");
-            }
-            other => info!(claim = ?other, "claim"),
-        }
+    if old.ranges != new.ranges {
+        info!(ranges = ?new.ranges, "ranges held");
+    }
+    if let (true, Some(why)) = (old.unready != new.unready, &new.unready) {
+        info!("{why}");
     }
     for problem in new.problems.iter().filter(|p| !old.problems.contains(p)) {
         warn!(kind = ?problem.kind, "{}", problem.text);

@@ -1,4 +1,4 @@
-//! What this node is in the mesh, as the agent follows it.
+//! What this node is in a mesh of gossip, and the same in discovery's words.
 
 use std::net::IpAddr;
 
@@ -6,11 +6,12 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use super::params::MeshParams;
+use crate::discovery::{Forgotten, Own, Problem};
 use crate::{NodeId, NodeName};
 
-/// This node's standing; replaced whole at each change.
+/// This node's standing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Own {
+pub struct Standing {
     pub id: NodeId,
     /// `None` until a join has reached somebody.
     pub params: Option<MeshParams>,
@@ -57,42 +58,57 @@ impl ClaimState {
     }
 }
 
-/// Who forgot this node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Forgotten {
-    pub by: NodeId,
-    /// The name of the node it was done on, if it is known here.
-    pub by_name: Option<String>,
+impl Standing {
+    /// The same as everybody but gossip itself looks at it.
+    pub(super) fn own(&self) -> Own {
+        let pools = self.params.iter();
+        Own {
+            id: self.id,
+            name: self.name.clone(),
+            ranges: self.claim.ranges().to_vec(),
+            pools: pools
+                .flat_map(|params| [params.pool4.into(), params.ula.into()])
+                .collect(),
+            services: Vec::new(),
+            unready: self.claim.unready(),
+            observed: self.observed.clone(),
+            problems: self.problems.clone(),
+            forgotten: self.forgotten.clone(),
+        }
+    }
 }
 
-/// Something that is wrong and that a person must settle, in one sentence.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Problem {
-    pub kind: ProblemKind,
-    /// Names the nodes and addresses concerned.
-    pub text: String,
+impl ClaimState {
+    /// Why there is no range, in words.
+    fn unready(&self) -> Option<String> {
+        let why = match self {
+            Self::Held { .. } => return None,
+            Self::Joining => "joining: nobody of the mesh was reached yet".into(),
+            Self::Claiming { slot } => format!("claiming share {slot} of the pool"),
+            Self::Lost { winner, next, .. } => format!(
+                "this node lost its share to {} and claims share {next}",
+                winner.short()
+            ),
+            Self::Full => {
+                "every share of the pool is taken: make the mesh with a larger --pool".into()
+            }
+            Self::Forgotten => "the mesh has forgotten this node".into(),
+        };
+        Some(why)
+    }
 }
 
-/// What is wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ProblemKind {
-    /// Two live nodes have one identity.
-    Cloned,
-    /// Two nodes claim one share of the pool.
-    RangeClash,
-    /// Two nodes have one name.
-    NameClash,
-    /// Two nodes have one WireGuard key.
-    KeyClash,
-    /// A node serves a name that is another node's.
-    ServedNameClash,
-    /// Every share of the pool is held.
-    PoolFull,
-    /// What this node announced of itself cannot be told on.
-    Announcement,
-    /// The state directory cannot be written.
-    Storage,
-    /// The mesh has forgotten this node.
-    Forgotten,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_share_names_the_winner() {
+        let lost = ClaimState::Lost {
+            slot: 1,
+            winner: NodeId::from_bytes([7; 32]),
+            next: 2,
+        };
+        assert!(lost.unready().unwrap().ends_with("and claims share 2"));
+    }
 }

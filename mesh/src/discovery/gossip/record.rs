@@ -95,7 +95,7 @@ pub(super) enum Refused {
     Malformed,
     #[error("a record's endpoint is inside the mesh, or no address of a host")]
     Endpoint,
-    #[error("a record's served name is no DNS name")]
+    #[error("a record's name or served name is none that a node may have")]
     Name,
     #[error("a record's served address is outside the node's range")]
     Address,
@@ -253,7 +253,7 @@ impl Rules {
         if body.claim.is_some_and(|c| c.slot >= self.params.slots()) {
             return Err(Refused::Range);
         }
-        if body.names.len() > MAX_NAMES {
+        if !body.name.is_label() || body.names.len() > MAX_NAMES {
             return Err(Refused::Name);
         }
         body.names

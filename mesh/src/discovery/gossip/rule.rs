@@ -15,10 +15,10 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use super::grant::Covers;
-use super::own::{Problem, ProblemKind};
 use super::record::{Record, Rules};
 use super::text::hash;
 use super::tombstone::Tombstones;
+use crate::discovery::{Problem, ProblemKind};
 use crate::{Member, NodeId, NodeName, PublicKey, Roster};
 
 /// What the founder's claims weigh beyond their grants.

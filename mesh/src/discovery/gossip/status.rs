@@ -8,14 +8,15 @@ use serde::Serialize;
 
 use super::channel::Role;
 use super::node::{Node, lock};
-use super::own::{ClaimState, Problem};
 use super::params::MeshId;
+use crate::discovery::{Connection, Health};
 
 /// A snapshot of the whole, in the order it is shown.
 #[derive(Clone, Debug, Serialize)]
 pub struct GossipStatus {
     pub mesh: Option<MeshId>,
-    pub claim: ClaimState,
+    /// Whether a member was ever reached, so that the mesh's parameters are known.
+    pub joined: bool,
     pub listening: Vec<SocketAddr>,
     /// Sorted by address.
     pub targets: Vec<TargetStatus>,
@@ -24,7 +25,6 @@ pub struct GossipStatus {
     pub forgotten: usize,
     /// Nothing here is ever a reason to act alone; each counts a kind of refusal or loss.
     pub counters: BTreeMap<&'static str, u64>,
-    pub problems: Vec<Problem>,
 }
 
 /// One node or address that is dialled, or that dialled here.
@@ -58,9 +58,40 @@ pub enum TargetState {
     Failed,
 }
 
+impl From<GossipStatus> for Health {
+    fn from(status: GossipStatus) -> Self {
+        let connection = |target: TargetStatus| Connection {
+            address: target.address,
+            state: target.state.text(),
+            node: target.name.or(target.node),
+            error: target.last_error,
+            next_try_ms: target.next_try_ms,
+        };
+        Self {
+            mesh: match status.mesh {
+                Some(mesh) if !status.joined => format!("{mesh}, not joined yet"),
+                Some(mesh) => mesh.to_string(),
+                None => "not joined yet".into(),
+            },
+            connections: status.targets.into_iter().map(connection).collect(),
+            counters: status.counters,
+        }
+    }
+}
+
+impl TargetState {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Established => "established",
+            Self::Retrying => "retrying",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 impl Node {
     pub(super) fn status(&self) -> GossipStatus {
-        let own = self.own.borrow().clone();
         let mut counters = lock(&self.counters).clone();
         let known = self.look(|core| {
             counters.extend(core.counters());
@@ -70,6 +101,7 @@ impl Node {
                 .collect();
             (core.records().len(), core.tombstones().len(), names)
         });
+        let joined = known.is_some();
         let (records, forgotten, names) = known.unwrap_or_default();
         let conns = lock(&self.conns);
         let is_connected = |id| conns.is_connected(id);
@@ -105,13 +137,12 @@ impl Node {
         targets.sort_by(|a, b| (&a.address, &a.node).cmp(&(&b.address, &b.node)));
         GossipStatus {
             mesh: self.mesh(),
-            claim: own.claim,
+            joined,
             listening: self.listening.clone(),
             targets,
             records,
             forgotten,
             counters,
-            problems: own.problems,
         }
     }
 }

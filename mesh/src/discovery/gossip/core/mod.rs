@@ -19,12 +19,12 @@ use super::claim::Claims;
 use super::grant::{Book, Grant};
 use super::keyring::Keyring;
 use super::message::Message;
-use super::own::Problem;
 use super::params::MeshParams;
 use super::record::{Instance, Record, Rules, Signed, Stamp};
 use super::rule::{self, Holders};
 use super::tombstone::Tombstones;
 use crate::discovery::Announcement;
+use crate::discovery::Problem;
 use crate::identity::Identity;
 use crate::{NodeId, Roster};
 

@@ -3,12 +3,13 @@
 use super::Core;
 use crate::NodeId;
 use crate::discovery::gossip::claim::Phase;
-use crate::discovery::gossip::own::{ClaimState, Forgotten, Own, Problem, ProblemKind};
+use crate::discovery::gossip::own::{ClaimState, Standing};
 use crate::discovery::gossip::record::Record;
 use crate::discovery::gossip::{ForgetError, rule};
+use crate::discovery::{Forgotten, Problem, ProblemKind};
 
 impl Core {
-    pub(in super::super) fn own(&self) -> Own {
+    pub(in super::super) fn standing(&self) -> Standing {
         let mut observed: Vec<_> = self.peers.values().filter_map(|p| p.observed).collect();
         observed.sort();
         observed.dedup();
@@ -17,7 +18,7 @@ impl Core {
             by: t.by,
             by_name: self.name_of(t.by),
         });
-        Own {
+        Standing {
             id: self.id,
             params: Some(self.rules.params.clone()),
             name: match self.records.get(&self.id) {

@@ -136,7 +136,7 @@ fn a_held_range_name_and_key_stay_whatever_a_single_member_claims() {
     sim.run(Duration::from_secs(2));
     assert_eq!(sim.cores[0].roster.members[&victim], before);
     assert_eq!(sim.held(1), Some(slot));
-    let own = sim.cores[1].own();
+    let own = sim.cores[1].standing();
     let clash = |kind| own.problems.iter().any(|p| p.kind == kind);
     assert!(clash(ProblemKind::RangeClash) && clash(ProblemKind::KeyClash));
     // None of them is in any roster: a key has one owner.

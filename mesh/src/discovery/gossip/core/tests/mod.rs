@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::PublicKey;
-use crate::discovery::gossip::own::{ClaimState, ProblemKind};
+use crate::discovery::ProblemKind;
+use crate::discovery::gossip::own::ClaimState;
 use crate::discovery::gossip::params::FoundingParams;
 use crate::discovery::gossip::record::{Body, Signed};
 use crate::discovery::gossip::token::Secret;
@@ -52,6 +53,7 @@ fn announcement(n: usize) -> Announcement {
         name: format!("n{n}").parse().unwrap(),
         public_key: PublicKey::from_bytes(key),
         endpoints: vec![format!("192.0.2.{}:6783", n % 250 + 1).parse().unwrap()],
+        engine: None,
         names: Vec::new(),
         away: false,
     }

@@ -114,7 +114,7 @@ fn a_restart_keeps_the_share_and_is_news_everywhere() {
         member.endpoints == ["198.51.100.7:6783".parse::<Endpoint>().unwrap()]
     });
     assert!(time < Duration::from_millis(100), "{time:?}");
-    assert!(sim.cores[1].own().problems.is_empty());
+    assert!(sim.cores[1].standing().problems.is_empty());
 }
 
 #[test]
@@ -136,12 +136,12 @@ fn a_backup_that_was_restored_goes_on_above_what_others_heard() {
         theirs.generation == 100 && sim.cores[0].roster.members[&sim.ids[1]].pod_cidrs.len() == 2
     });
     assert_eq!(sim.kept[1].generation, 100);
-    assert!(sim.cores[1].own().problems.is_empty());
+    assert!(sim.cores[1].standing().problems.is_empty());
 }
 
 /// Whether `core` names the two machines of [`clones`].
 fn names_clones(core: &Core) -> bool {
-    let problems = core.own().problems;
+    let problems = core.standing().problems;
     let text = problems.iter().find(|p| p.kind == ProblemKind::Cloned);
     text.is_some_and(|p| p.text.contains("198.51.100.9") && p.text.contains("192.0.2.3"))
 }
@@ -268,7 +268,7 @@ fn a_claim_whose_share_cannot_be_kept_on_disk_is_not_final() {
             _ => None,
         });
     core.saved(kept.unwrap(), Err("disk full".into()), now + WAIT);
-    let own = core.own();
+    let own = core.standing();
     assert!(own.claim.ranges().is_empty());
     assert_eq!(own.problems[0].kind, ProblemKind::Storage);
     assert_eq!(own.problems[0].text, "disk full");
@@ -281,7 +281,7 @@ fn what_others_would_refuse_is_not_told_and_is_named() {
     let mut me = announcement(0);
     me.endpoints.push("10.32.0.1:6783".parse().unwrap());
     core.announce(me, now);
-    let own = core.own();
+    let own = core.standing();
     assert!(own.problems[0].text.contains("10.32.0.1:6783"), "{own:?}");
     let record = &core.records[&core.id];
     assert_eq!(record.body.endpoints.len(), 1);
@@ -298,10 +298,10 @@ fn a_node_that_lost_its_name_goes_by_the_one_that_all_others_use() {
     sim.cores[2].announce(me, now);
     sim.flush(2);
     sim.run(Duration::from_secs(1));
-    let name = sim.cores[2].own().name;
+    let name = sim.cores[2].standing().name;
     assert_ne!(name.as_str(), "n1");
     assert_eq!(name, sim.cores[0].roster.members[&sim.ids[2]].name);
-    assert_eq!(sim.cores[1].own().name.as_str(), "n1");
+    assert_eq!(sim.cores[1].standing().name.as_str(), "n1");
 }
 
 #[test]
