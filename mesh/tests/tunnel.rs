@@ -266,6 +266,59 @@ fn a_node_whose_address_changes_is_followed() {
 }
 
 #[test]
+fn a_node_of_several_addresses_answers_from_the_one_it_was_spoken_to() {
+    isolated(
+        "a_node_of_several_addresses_answers_from_the_one_it_was_spoken_to",
+        || {
+            let (mut a, mut b) = pair();
+            b.node.ip("addr add 192.0.2.99/32 dev wire");
+            b.node.ip("addr add 2001:db8::99/128 dev wire nodad");
+            for second in ["192.0.2.99", "2001:db8::99"] {
+                let mac = ENDS[1];
+                let entry = format!("neigh replace {second} lladdr {mac} dev wire nud permanent");
+                a.node.ip(&entry);
+            }
+            b.peer(&a, None);
+            for second in ["192.0.2.99:6783", "[2001:db8::99]:6783"] {
+                a.peer(&b, Some(second));
+                let (from, to) = (a.udp(a.v4(), 0), b.udp(b.v4(), 0));
+                eventually("it answers", || exchange(&from, &to).is_ok());
+                exchange(&to, &from).expect("and speaks");
+                let seen = a.endpoint_of(&b).map(|endpoint| endpoint.to_string());
+                assert_eq!(seen.as_deref(), Some(second));
+            }
+            // The address is taken away: the routes choose another, and the peer follows.
+            b.node.ip("addr del 2001:db8::99/128 dev wire");
+            let (from, to) = (a.udp(a.v4(), 0), b.udp(b.v4(), 0));
+            eventually("it speaks from another", || exchange(&to, &from).is_ok());
+            assert_eq!(b.status().peers[&a.key()].send_error, None);
+        },
+    );
+}
+
+#[test]
+fn the_error_of_the_last_datagram_to_a_peer_is_kept_until_one_is_sent() {
+    isolated(
+        "the_error_of_the_last_datagram_to_a_peer_is_kept_until_one_is_sent",
+        || {
+            let (a, b) = peered();
+            let (from, to) = (a.udp(a.v4(), 0), b.udp(b.v4(), 0));
+            eventually("they talk", || exchange(&from, &to).is_ok());
+            let error = || a.status().peers[&b.key()].send_error.clone();
+            assert_eq!(error(), None);
+            a.node.ip("link set wire down");
+            eventually("it is unreachable", || {
+                let _ = exchange(&from, &to);
+                error().is_some_and(|error| error.contains("Network is unreachable"))
+            });
+            a.node.ip("link set wire up");
+            eventually("they talk again", || exchange(&from, &to).is_ok());
+            assert_eq!(error(), None);
+        },
+    );
+}
+
+#[test]
 fn a_packet_from_a_source_that_is_not_the_peers_is_dropped_and_counted() {
     isolated(
         "a_packet_from_a_source_that_is_not_the_peers_is_dropped_and_counted",
