@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::api::{DEFAULT_SOCKET, Dns};
 use crate::attachment::is_cni_word;
 use crate::result::AddResult;
-use crate::{Attachment, Error, SpecVersion, code};
+use crate::{Attachment, Error, PortMapping, SpecVersion, code};
 
 /// One plugin's configuration in one network, as a runtime makes it out of the conflist.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct NetConf {
     pub dns: Dns,
     /// The workload's name (`args.weft.name`).
     pub workload: Option<String>,
+    /// Ports of the host that are to lead to the container.
+    pub ports: Vec<PortMapping>,
     pub prev_result: Option<AddResult>,
     /// What GC leaves alone.
     pub valid_attachments: Option<Vec<Attachment>>,
@@ -60,6 +62,7 @@ pub fn parse(bytes: &[u8]) -> Result<NetConf, Error> {
         mtu: mtu(&object)?,
         dns: dns.unwrap_or_default(),
         workload: workload(&object)?,
+        ports: ports(&object)?,
         prev_result: value(&object, "prevResult")
             .map(AddResult::parse)
             .transpose()?,
@@ -121,6 +124,17 @@ fn workload(object: &Map<String, Value>) -> Result<Option<String>, Error> {
             "a name of 1 to 253 bytes, in an object",
         )),
     }
+}
+
+fn ports(object: &Map<String, Value>) -> Result<Vec<PortMapping>, Error> {
+    let runtime: Option<Map<_, _>> = typed(object, "runtimeConfig", "an object")?;
+    let Some(mappings) = runtime
+        .as_ref()
+        .and_then(|runtime| runtime.get("portMappings"))
+    else {
+        return Ok(Vec::new());
+    };
+    PortMapping::list(mappings).map_err(|allowed| invalid("runtimeConfig.portMappings", allowed))
 }
 
 fn valid_attachments(object: &Map<String, Value>) -> Result<Option<Vec<Attachment>>, Error> {

@@ -45,6 +45,10 @@ impl Conflist {
         if let Some(mtu) = self.mtu {
             ours["mtu"] = mtu.into();
         }
+        // A runtime tells each plugin that says so, and one is enough.
+        if !self.behind.contains(&Behind::Portmap) {
+            ours["capabilities"] = json!({ "portMappings": true });
+        }
         let newest = match self.behind.as_slice() {
             [] => SpecVersion::NEWEST,
             _ => SpecVersion::V1_0_0,
@@ -167,7 +171,10 @@ mod tests {
             behind: Vec::new(),
         };
         let value: Value = serde_json::from_str(&alone.render()).unwrap();
-        assert_eq!(value["plugins"], json!([{ "type": "weft-cni" }]));
+        assert_eq!(
+            value["plugins"],
+            json!([{ "type": "weft-cni", "capabilities": { "portMappings": true } }])
+        );
         let versions = json!(["0.3.1", "0.4.0", "1.0.0", "1.1.0"]);
         assert_eq!(value["cniVersions"], versions);
     }

@@ -109,6 +109,7 @@ fn add(target: Target, conf: NetConf) -> Result<Value, Error> {
             .or_else(|| arg("K8S_POD_NAME")),
         namespace: arg("K8S_POD_NAMESPACE"),
         mtu: conf.mtu,
+        ports: conf.ports,
     });
     let reply: AddReply = call(
         &conf.socket,

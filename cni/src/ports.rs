@@ -5,6 +5,10 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// More ports than these nobody asks for in earnest.
+const MOST: usize = 1024;
 
 /// One port, as the runtime asks for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +35,53 @@ pub enum Protocol {
 }
 
 impl PortMapping {
+    /// Reads `runtimeConfig.portMappings`. A host port of 0 asks for none, an empty address for
+    /// every one, and no protocol for TCP; `null` is as good as an empty list.
+    ///
+    /// # Errors
+    /// What is allowed, when it is something else.
+    pub fn list(value: &Value) -> Result<Vec<Self>, &'static str> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Asked {
+            #[serde(default)]
+            host_port: u16,
+            container_port: u16,
+            #[serde(default)]
+            protocol: String,
+            #[serde(rename = "hostIP", default)]
+            host_ip: String,
+        }
+        let asked: Option<Vec<Asked>> = Option::deserialize(value).map_err(|_| ALLOWED)?;
+        let asked = asked.unwrap_or_default();
+        if asked.len() > MOST {
+            return Err("at most 1024 mappings");
+        }
+        let mapping = |asked: Asked| {
+            let protocol = match asked.protocol.to_ascii_lowercase().as_str() {
+                "" | "tcp" => Protocol::Tcp,
+                "udp" => Protocol::Udp,
+                "sctp" => Protocol::Sctp,
+                _ => return Err("a protocol of tcp, udp or sctp"),
+            };
+            let host_ip = match asked.host_ip.as_str() {
+                "" => None,
+                text => Some(text.parse().map_err(|_| "a hostIP that is an address")?),
+            };
+            if asked.container_port == 0 {
+                return Err("a containerPort of 1 to 65535");
+            }
+            Ok(Self {
+                host_port: asked.host_port,
+                container_port: asked.container_port,
+                protocol,
+                host_ip,
+            })
+        };
+        let wanted = asked.into_iter().filter(|asked| asked.host_port != 0);
+        wanted.map(mapping).collect()
+    }
+
     /// Whether a packet could be meant for either.
     pub fn conflicts(&self, other: &Self) -> bool {
         let same_port = (self.protocol, self.host_port) == (other.protocol, other.host_port);
@@ -44,6 +95,8 @@ impl PortMapping {
         same_port && meet
     }
 }
+
+const ALLOWED: &str = "a list of objects with hostPort and containerPort, each up to 65535";
 
 /// `tcp 8080`, `udp 192.0.2.1:53`
 impl fmt::Display for PortMapping {
@@ -77,6 +130,33 @@ mod tests {
             protocol,
             host_ip: host_ip.map(|text| text.parse().unwrap()),
         }
+    }
+
+    #[test]
+    fn a_runtimes_list_is_read_and_what_is_wrong_is_said() {
+        let list = |text: &str| PortMapping::list(&serde_json::from_str(text).unwrap());
+        assert_eq!(list("null"), Ok(Vec::new()));
+        let read = list(
+            r#"[{"hostPort":80,"containerPort":8080,"protocol":"TCP","hostIP":""},
+                {"hostPort":0,"containerPort":1},
+                {"hostPort":80,"containerPort":8080,"protocol":"udp","hostIP":"::1"}]"#,
+        );
+        let wanted = [on(Protocol::Tcp, None), on(Protocol::Udp, Some("::1"))];
+        assert_eq!(read.as_deref(), Ok(&wanted[..]));
+        for wrong in [
+            r#"{"hostPort":80}"#,
+            r#"[{"hostPort":80}]"#,
+            r#"[{"hostPort":65536,"containerPort":1}]"#,
+            r#"[{"hostPort":-1,"containerPort":1}]"#,
+            r#"[{"hostPort":80,"containerPort":0}]"#,
+            r#"[{"hostPort":80,"containerPort":1,"protocol":"icmp"}]"#,
+            r#"[{"hostPort":80,"containerPort":1,"hostIP":"here"}]"#,
+        ] {
+            assert!(list(wrong).is_err(), "{wrong}");
+        }
+        // It is kept on disk as it is asked for.
+        let kept = serde_json::to_value(&wanted).unwrap();
+        assert_eq!(PortMapping::list(&kept).as_deref(), Ok(&wanted[..]));
     }
 
     #[test]

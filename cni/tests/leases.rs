@@ -43,6 +43,7 @@ fn add(leases: &mut Leases, id: &str) -> Result<Lease, Error> {
         netns_inode: None,
         host_ifname: "weft1".into(),
         mtu: 1420,
+        ports: Vec::new(),
     };
     leases.allocate(wanted, SinceBoot::now())?;
     Ok(leases.bind(&key(id))?)

@@ -1,14 +1,15 @@
 //! The host as it should be, out of who is in the mesh and what is attached here. Pure: equal
 //! inputs give equal output.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
+use weft_cni::PortMapping;
 
 use crate::host::{
     Address, Desired, Link, MESH_LINK, Mac, NeighbourKey, Observed, RouteKey, Target,
 };
-use crate::kernel::nft::{Ranges, mesh_ruleset};
+use crate::kernel::nft::{Published, Ranges, mesh_ruleset};
 use crate::kernel::sysctl;
 
 /// What the wanted host follows from.
@@ -44,6 +45,8 @@ pub struct Pod {
     /// Of the pod's end.
     pub mac: Mac,
     pub addresses: Vec<IpAddr>,
+    /// Ports of this host that lead to it.
+    pub ports: Vec<PortMapping>,
 }
 
 /// The wanted host. `observed` says only which sysctls the host has.
@@ -58,7 +61,11 @@ pub fn desired(inputs: &Inputs, observed: &Observed) -> Desired {
         mesh: inputs.pools.clone(),
         own: inputs.own.clone(),
         addresses: inputs.addresses.clone(),
-        ports: Vec::new(),
+        ports: inputs
+            .pods
+            .iter()
+            .flat_map(|pod| published(own_addresses(pod, inputs), &pod.ports))
+            .collect(),
     }));
     // Fail closed: whatever has no better route inside the mesh's ranges goes nowhere.
     // As few routes as cover the same addresses and no other.
@@ -105,6 +112,11 @@ pub fn desired(inputs: &Inputs, observed: &Observed) -> Desired {
     host
 }
 
+fn own_addresses(pod: &Pod, inputs: &Inputs) -> impl Iterator<Item = IpAddr> {
+    let is_own = |address: &IpAddr| inputs.own.iter().any(|range| range.contains(address));
+    pod.addresses.iter().copied().filter(is_own)
+}
+
 /// A pod's link, and the way to those of its addresses that are this node's to give: where a range
 /// was lost to another node, its addresses are that node's pods' until this one has moved.
 fn attached(
@@ -120,9 +132,8 @@ fn attached(
             up: true,
         },
     );
-    let is_own = |address: &&IpAddr| inputs.own.iter().any(|range| range.contains(*address));
-    for address in pod.addresses.iter().filter(is_own) {
-        let net = IpNet::from(*address);
+    for address in own_addresses(pod, inputs) {
+        let net = IpNet::from(address);
         let target = Target::Link {
             link: pod.link.clone(),
             preferred_source: source(&net),
@@ -132,11 +143,29 @@ fn attached(
         host.neighbours.insert(
             NeighbourKey {
                 link: pod.link.clone(),
-                address: *address,
+                address,
             },
             pod.mac,
         );
     }
+}
+
+/// Ports of the host that lead to a pod, each on those of its addresses that it may lead to.
+pub(crate) fn published(
+    addresses: impl Iterator<Item = IpAddr>,
+    ports: &[PortMapping],
+) -> impl Iterator<Item = Published> {
+    let to = |port: &PortMapping, address: IpAddr| {
+        let host = port.host_ip;
+        let same_family = host.is_none_or(|host| host.is_ipv4() == address.is_ipv4());
+        same_family.then(|| Published {
+            protocol: port.protocol,
+            host: host.filter(|host| !host.is_unspecified()),
+            port: port.host_port,
+            to: SocketAddr::new(address, port.container_port),
+        })
+    };
+    addresses.flat_map(move |address| ports.iter().filter_map(move |port| to(port, address)))
 }
 
 #[cfg(test)]
@@ -163,6 +192,7 @@ mod tests {
                 addresses: ["10.32.1.2", "fd00:1:2:1::2"]
                     .map(|t| t.parse().unwrap())
                     .to_vec(),
+                ports: Vec::new(),
             }],
         }
     }
@@ -191,6 +221,40 @@ mod tests {
              neighbour fd00:1:2:1::2 dev weft1a 02:00:00:00:00:07\n\
              sysctl net/ipv4/ip_forward = 1\n\
              sysctl net/ipv6/conf/all/forwarding = 1\n"
+        );
+    }
+
+    #[test]
+    fn a_port_of_the_host_leads_to_the_pods_address_of_its_family() {
+        let mut inputs = inputs();
+        inputs.pods[0].ports = [None, Some("0.0.0.0"), Some("::"), Some("192.0.2.1")]
+            .map(|host| PortMapping {
+                host_port: 8080,
+                container_port: 80,
+                protocol: weft_cni::Protocol::Tcp,
+                host_ip: host.map(|text| text.parse().unwrap()),
+            })
+            .to_vec();
+        let led = |inputs: &Inputs| -> Vec<(Option<IpAddr>, String)> {
+            let pod = &inputs.pods[0];
+            published(own_addresses(pod, inputs), &pod.ports)
+                .map(|port| (port.host, port.to.to_string()))
+                .collect()
+        };
+        let (v4, v6) = ("10.32.1.2:80".to_owned(), "[fd00:1:2:1::2]:80".to_owned());
+        let wanted = [
+            (None, v4.clone()),
+            (None, v4.clone()),
+            (Some("192.0.2.1".parse().unwrap()), v4),
+            (None, v6.clone()),
+            (None, v6),
+        ];
+        assert_eq!(led(&inputs), wanted);
+        inputs.own.clear();
+        assert_eq!(
+            led(&inputs),
+            [],
+            "not to an address that another node's pods may have"
         );
     }
 

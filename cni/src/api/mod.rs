@@ -16,7 +16,7 @@ use serde_json::Value;
 
 pub use wire::{Deadlined, MAX_FRAME, read_frame, recv_with_fd, send_with_fd, write_frame};
 
-use crate::{Attachment, Error, code};
+use crate::{Attachment, Error, PortMapping, code};
 
 /// The version of this wire. Plugin and agent are installed together, so only one is spoken.
 pub const VERSION: u32 = 1;
@@ -78,6 +78,9 @@ pub struct AddRequest {
     /// Bytes, 1280 to 65535; `None` leaves it to the agent.
     #[serde(default)]
     pub mtu: Option<u32>,
+    /// Ports of the host that are to lead to the container.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortMapping>,
 }
 
 /// What was made for an ADD.

@@ -22,6 +22,7 @@ fn add() -> CniRequest {
         name: Some("web".into()),
         namespace: None,
         mtu: None,
+        ports: Vec::new(),
     })
 }
 

@@ -17,6 +17,7 @@ fn the_shortest_configuration_has_defaults() {
             mtu: None,
             dns: Dns::default(),
             workload: None,
+            ports: Vec::new(),
             prev_result: None,
             valid_attachments: None,
         }
@@ -27,7 +28,7 @@ fn the_shortest_configuration_has_defaults() {
 fn every_key_of_ours_is_read_and_others_are_let_be() {
     let conf = with(
         r#","socket":"/tmp/s","mtu":1400,"ipam":{},"ipMasq":true,"capabilities":{"mac":true},
-        "runtimeConfig":{"portMappings":[]},"somebody's":{"own":[1]},
+        "runtimeConfig":{"portMappings":[{"hostPort":80,"containerPort":81}],"mac":"x"},"somebody's":{"own":[1]},
         "dns":{"nameservers":["10.32.0.1"],"search":["a.b"]},
         "args":{"cni":{"labels":[]},"weft":{"name":"web"}},
         "prevResult":{"ips":[{"address":"10.32.0.2/32"}]},
@@ -38,6 +39,7 @@ fn every_key_of_ours_is_read_and_others_are_let_be() {
     .unwrap();
     assert_eq!(conf.socket, PathBuf::from("/tmp/s"));
     assert_eq!(conf.mtu, Some(1400));
+    assert_eq!(conf.ports[0].to_string(), "tcp 80");
     assert_eq!(conf.dns.search, ["a.b"]);
     assert_eq!(conf.workload.as_deref(), Some("web"));
     assert_eq!(conf.prev_result.unwrap().ips.len(), 1);

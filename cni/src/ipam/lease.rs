@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Attachment, SinceBoot};
+use crate::{Attachment, PortMapping, SinceBoot};
 
 /// One attachment's addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,9 @@ pub struct Lease {
     /// Bytes, as the ADD gave it; absent from leases of before it was kept.
     #[serde(default)]
     pub mtu: Option<u32>,
+    /// Ports of the host that lead to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortMapping>,
     pub state: State,
     /// The kernel's boot (`/proc/sys/kernel/random/boot_id`) in which it was made; void in another.
     pub boot_id: String,

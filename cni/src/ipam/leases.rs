@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::ipam::{Corrupt, Lease, Pool, PoolError, State, Store};
-use crate::{Attachment, Error, SinceBoot, code};
+use crate::{Attachment, Error, PortMapping, SinceBoot, code};
 
 /// The node's leases, the store that keeps them and the pool they come from.
 ///
@@ -35,6 +35,8 @@ pub struct Allocation {
     pub host_ifname: String,
     /// Bytes.
     pub mtu: u32,
+    /// Ports of the host that are to lead to it.
+    pub ports: Vec<PortMapping>,
 }
 
 /// What a start found beside good leases.
@@ -58,6 +60,11 @@ pub enum LeaseError {
     Unfinished(Attachment),
     #[error("{0} has no lease")]
     Unknown(Attachment),
+    #[error("port {port} of the host leads to {holder} already")]
+    PortTaken {
+        port: PortMapping,
+        holder: Attachment,
+    },
     #[error(transparent)]
     Pool(#[from] PoolError),
     #[error("keep the lease: {0}")]
@@ -105,8 +112,8 @@ impl Leases {
     /// Gives the next free addresses to an attachment, as a lease in state [`State::Pending`].
     ///
     /// # Errors
-    /// When it has a live lease already, no address is free, or the lease cannot be kept. Nothing
-    /// has changed then.
+    /// When it has a live lease already, a port leads to another, no address is free, or the lease
+    /// cannot be kept. Nothing has changed then.
     pub fn allocate(&mut self, wanted: Allocation, now: SinceBoot) -> Result<Lease, LeaseError> {
         if let Some(earlier) = self.by_attachment(&wanted.attachment) {
             return Err(match earlier.state {
@@ -117,6 +124,7 @@ impl Leases {
                 },
             });
         }
+        self.ports_free(&wanted.ports)?;
         let lease = Lease {
             addresses: self.pool.pick(&self.used())?,
             attachment: wanted.attachment,
@@ -127,6 +135,7 @@ impl Leases {
             netns_inode: wanted.netns_inode,
             host_ifname: wanted.host_ifname,
             mtu: Some(wanted.mtu),
+            ports: wanted.ports,
             state: State::Pending,
             boot_id: self.store.boot_id().to_owned(),
             made: now,
@@ -265,6 +274,19 @@ impl Leases {
         Ok((old, new))
     }
 
+    fn ports_free(&self, wanted: &[PortMapping]) -> Result<(), LeaseError> {
+        for lease in self.list().filter(|lease| lease.is_live()) {
+            let taken = |port: &&PortMapping| lease.ports.iter().any(|held| held.conflicts(port));
+            if let Some(port) = wanted.iter().find(taken) {
+                return Err(LeaseError::PortTaken {
+                    port: port.clone(),
+                    holder: lease.attachment.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
     fn live(&self, attachment: &Attachment) -> Result<Lease, LeaseError> {
         self.by_attachment(attachment)
             .cloned()
@@ -293,7 +315,9 @@ impl From<LeaseError> for Error {
     fn from(error: LeaseError) -> Self {
         let number = match &error {
             LeaseError::Attached { .. } => code::ALREADY_ATTACHED,
-            LeaseError::Unfinished(_) | LeaseError::Pool(_) => code::TRY_AGAIN,
+            LeaseError::Unfinished(_) | LeaseError::Pool(_) | LeaseError::PortTaken { .. } => {
+                code::TRY_AGAIN
+            }
             LeaseError::Unknown(_) => code::UNKNOWN_CONTAINER,
             LeaseError::Store(_) => code::IO,
         };

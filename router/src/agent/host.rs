@@ -152,6 +152,7 @@ fn pods(attached: &Snapshot, observed: &Observed) -> Vec<Pod> {
                 mtu: mtu(&pod.host_link)?,
                 mac: veth::macs(&pod.host_link).pod_mac,
                 addresses: pod.addresses.clone(),
+                ports: pod.ports.clone(),
             })
         })
         .collect()

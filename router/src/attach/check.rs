@@ -36,6 +36,7 @@ impl Workloads {
         let twin = netns.try_clone().map_err(|e| failed(&e))?;
         let inside = self.kernel.inside(twin, pod_link.clone()).await;
         let mut wrong = differences(&request.expected, &lease, &inside.map_err(|e| failed(&e))?);
+        wrong.extend(self.ports_missing(&lease).await.map_err(|e| failed(&e))?);
         // A plugin behind us may have changed the MTU; the node's own may be another by now.
         let mtu = request.expected.mtu.or(lease.mtu);
         let pod = PodLink {
@@ -120,6 +121,7 @@ mod tests {
             netns_inode: None,
             host_ifname: "weft1".into(),
             mtu: Some(1420),
+            ports: Vec::new(),
             state: State::Bound,
             boot_id: "boot".into(),
             made: weft_cni::SinceBoot(1),

@@ -7,6 +7,7 @@
 
 mod check;
 mod name;
+mod ports;
 mod readdress;
 mod removal;
 mod settle;
@@ -152,6 +153,14 @@ impl Workloads {
             return Err(error.into());
         }
         self.publish(&leases);
+        if !lease.ports.is_empty() {
+            // Who puts the ports in force is not kept from the leases meanwhile.
+            drop(leases);
+            if let Err(error) = self.ports_in_force(&lease).await {
+                self.forget(&mut *self.leases.lock().await, &lease).await;
+                return Err(error);
+            }
+        }
         info!(attachment = %lease.attachment, addresses = ?lease.addresses, name = lease.name.as_deref(), "attached");
         Ok(AddReply {
             host_ifname: lease.host_ifname,
@@ -186,6 +195,7 @@ impl Workloads {
             netns_inode: rustix::fs::fstat(netns).ok().map(|stat| stat.st_ino),
             host_ifname: host_link(attachment),
             mtu,
+            ports: request.ports.clone(),
         };
         match leases.allocate(wanted.clone(), SinceBoot::now()) {
             Err(LeaseError::Unfinished(_)) => {

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use weft_cni::PortMapping;
 use weft_cni::ipam::{Leases, State};
 use weft_mesh::ServedName;
 
@@ -31,6 +32,8 @@ pub struct Attached {
     pub host_link: String,
     pub addresses: Vec<IpAddr>,
     pub name: Option<String>,
+    /// Ports of the host that lead to it.
+    pub ports: Vec<PortMapping>,
 }
 
 impl Snapshot {
@@ -42,6 +45,7 @@ impl Snapshot {
             host_link: lease.host_ifname.clone(),
             addresses: lease.addresses.clone(),
             name: lease.name.clone(),
+            ports: lease.ports.clone(),
         });
         let pending = leases.list().filter(|lease| lease.state == State::Pending);
         let v4 = leases

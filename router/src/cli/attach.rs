@@ -90,6 +90,7 @@ pub(super) fn attach(args: &AttachArgs, socket: &Path) -> anyhow::Result<()> {
         name: args.name.clone(),
         namespace: None,
         mtu: None,
+        ports: Vec::new(),
     };
     let reply: AddReply = ask_cni(socket, CniRequest::Add(request), Some(netns.as_fd()))?;
     if args.json {

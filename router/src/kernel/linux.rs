@@ -17,7 +17,7 @@ use super::legacy;
 use super::monitor::Monitor;
 use super::netlink::{self, Put, Request, Rtnetlink};
 use super::nft::foreign::{self, ForeignFirewall};
-use super::nft::{self, Nftnetlink};
+use super::nft::{self, Nftnetlink, Published};
 use super::snapshot;
 use super::sysctl::{self, Kept};
 use super::veth::{self, Reaper};
@@ -148,6 +148,19 @@ impl Linux {
         self.call(|worker| nft::guarded(worker.nft()?))
             .await?
             .map_err(KernelError::during("read the firewall's counters"))
+    }
+
+    /// Those of the ports that lead nowhere, or elsewhere.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub(crate) async fn unpublished(
+        &self,
+        wanted: Vec<Published>,
+    ) -> Result<Vec<Published>, KernelError> {
+        self.call(|worker| nft::missing(worker.nft()?, wanted))
+            .await?
+            .map_err(KernelError::during("read the rules of ports"))
     }
 
     /// Takes away everything that bears our mark and puts the sysctls back: routes of our protocol,

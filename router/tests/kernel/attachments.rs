@@ -114,6 +114,7 @@ async fn add(workloads: &Arc<Workloads>, id: &str, pod: &Pod) -> AddReply {
         name: None,
         namespace: None,
         mtu: None,
+        ports: Vec::new(),
     };
     workloads.add(request, Some(pod.netns())).await.unwrap()
 }
@@ -173,6 +174,7 @@ fn a_held_lease_and_its_link_are_removed_while_the_agent_runs() {
             netns_inode: None,
             host_ifname: link.clone(),
             mtu: 1420,
+            ports: Vec::new(),
         };
         earlier.allocate(wanted, SinceBoot::now()).unwrap();
         earlier.bind(&key("a")).unwrap();

@@ -4,8 +4,10 @@
 mod closed;
 mod guest;
 mod overlap;
+mod ports;
 mod reach;
 mod routes;
+mod sockets;
 mod support;
 
 use closed::{
@@ -20,6 +22,10 @@ use overlap::{
     a_founder_refuses_a_pool_that_the_host_uses,
     a_joiner_does_not_mind_what_uses_another_meshs_pool,
     a_joiner_refuses_a_pool_that_the_host_uses,
+};
+use ports::{
+    a_port_of_the_host_leads_to_its_pod,
+    the_host_is_answered_by_far_pods_whatever_address_it_sends_by,
 };
 use reach::{
     a_host_without_ipv6_works_and_says_so, a_pod_reaches_outside_by_its_nodes_address,
@@ -38,6 +44,8 @@ lab_tests!(
     no_packet_of_the_pool_is_ever_in_the_clear,
     the_host_and_pods_reach_each_other_both_ways,
     a_pod_reaches_outside_by_its_nodes_address,
+    the_host_is_answered_by_far_pods_whatever_address_it_sends_by,
+    a_port_of_the_host_leads_to_its_pod,
     a_forged_packet_from_the_underlay_is_dropped_and_counted,
     a_neighbour_outside_of_the_mesh_cannot_reach_a_pod,
     a_founder_refuses_a_pool_that_the_host_uses,

@@ -28,6 +28,7 @@ fn allocation(id: &str) -> Allocation {
         netns_inode: None,
         host_ifname: format!("weft{id}"),
         mtu: 1420,
+        ports: Vec::new(),
     }
 }
 
@@ -41,6 +42,33 @@ fn opened(store: &MemoryStore, ranges: &[IpNet]) -> Leases {
 
 fn text(lease: &Lease) -> String {
     super::list(&lease.addresses)
+}
+
+#[test]
+fn a_port_of_the_host_leads_to_one_container() {
+    let mut leases = opened(&MemoryStore::new("b"), &dual());
+    let on = |id: &str, address: Option<&str>| Allocation {
+        ports: vec![crate::PortMapping {
+            host_port: 80,
+            container_port: 8080,
+            protocol: crate::Protocol::Tcp,
+            host_ip: address.map(|text| text.parse().unwrap()),
+        }],
+        ..allocation(id)
+    };
+    leases.allocate(on("a", Some("192.0.2.1")), at(1)).unwrap();
+    leases.allocate(on("b", Some("127.0.0.1")), at(1)).unwrap();
+    let error = Error::from(leases.allocate(on("c", None), at(1)).unwrap_err());
+    assert_eq!(error.code, code::TRY_AGAIN);
+    assert!(
+        error.msg.starts_with("port tcp 80 of the host leads to"),
+        "{}",
+        error.msg
+    );
+    // Held, its link is down: its packets have nowhere to go.
+    leases.hold(&key("a")).unwrap();
+    leases.release(&key("b")).unwrap();
+    leases.allocate(on("c", None), at(1)).unwrap();
 }
 
 #[test]

@@ -17,6 +17,7 @@ fn lease(addresses: &[&str], boot_id: &str) -> Lease {
         netns_inode: Some(7),
         host_ifname: "weft1".into(),
         mtu: Some(1420),
+        ports: Vec::new(),
         state: State::Pending,
         boot_id: boot_id.into(),
         made: crate::SinceBoot(1),

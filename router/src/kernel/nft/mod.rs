@@ -22,6 +22,7 @@ use netlink_packet_core::NetlinkMessage;
 pub(crate) use mesh::{GUARD_IN, GUARD_OUT, GUARD_PODS};
 pub use mesh::{Ranges, mesh_ruleset};
 pub use ports::Published;
+pub(crate) use ports::missing;
 pub use ruleset::{
     Action, AddressKind, Base, Chain, ChainKind, Family, Fingerprint, Hook, Links, Match, Rule,
     Ruleset, SetName, Side,

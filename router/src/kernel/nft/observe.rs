@@ -60,6 +60,16 @@ fn observe_table(netlink: &mut Nftnetlink) -> io::Result<Option<Fingerprint>> {
     Ok(Some(fingerprint))
 }
 
+/// The comments of one chain's rules; none where there is no such chain.
+pub(super) fn comments(netlink: &mut Nftnetlink, chain: &str) -> io::Result<Vec<String>> {
+    let request = message(GET_RULE, DUMP, INET).text(1, TABLE).text(2, chain);
+    netlink.dump(&request.request(), |rule| {
+        let attributes = rule.attributes(HEADER);
+        let of_it = (attributes.text(1)?, attributes.text(2)?) == (TABLE, chain);
+        of_it.then(|| comment_of(attributes))
+    })
+}
+
 /// Packets that our guards dropped, by what was wrong with them. Empty without our table.
 pub(crate) fn guarded(netlink: &mut Nftnetlink) -> io::Result<BTreeMap<&'static str, u64>> {
     let request = message(GET_RULE, DUMP, INET).text(1, TABLE).request();

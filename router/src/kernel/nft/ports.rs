@@ -5,13 +5,18 @@
 //! address is left alone: the kernel routes such a packet to no pod, unless `route_localnet` is set.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 use weft_cni::Protocol;
 
+use super::Nftnetlink;
 use super::mesh::{chain, first_of};
-use super::ruleset::{Action, AddressKind, Chain, ChainKind, Family, Hook, Match, Rule, Side};
+use super::observe::comments;
+use super::ruleset::{
+    Action, AddressKind, Chain, ChainKind, Family, Hashes, Hook, Match, Rule, Side,
+};
 
 /// A port of the host, and where it leads.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,6 +34,16 @@ pub(crate) const PORTS: &str = "host_ports";
 
 /// Behind kube-proxy's chains, which are at -100: a Service that has the same port goes first.
 const PRIORITY: i32 = -99;
+
+/// Those whose rules are not in our table.
+pub(crate) fn missing(
+    netlink: &mut Nftnetlink,
+    mut wanted: Vec<Published>,
+) -> io::Result<Vec<Published>> {
+    let present: BTreeSet<String> = comments(netlink, PORTS)?.into_iter().collect();
+    wanted.retain(|port| !present.contains(&forward(port).comment(&Hashes::new())));
+    Ok(wanted)
+}
 
 /// Nothing where there are no ports.
 pub(super) fn chains(ports: &[Published]) -> Vec<Chain> {
