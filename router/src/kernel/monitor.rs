@@ -1,6 +1,8 @@
 //! Listens for changes that others make to links, addresses, routes and nftables.
 //!
-//! It tells that there was one, never which: what is there is asked of the kernel.
+//! It tells that there was one, never which: what is there is asked of the kernel. What goes on in
+//! other people's tables (kube-proxy's, say, at every Service's change) is no news, but for what
+//! could come in our way.
 
 use std::io;
 
@@ -12,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
+use super::nft::is_news;
 use super::socket::{DATAGRAM, frames};
 
 /// `RTNLGRP_*`: links; IPv4 and IPv6 addresses and routes.
@@ -33,10 +36,15 @@ impl Monitor {
     pub(crate) fn start(own: Vec<u32>) -> io::Result<Self> {
         let (sender, changed) = watch::channel(0);
         let route = listen(libc::NETLINK_ROUTE, &ROUTE_GROUPS)?;
-        let mut tasks = vec![tokio::spawn(watch(route, own.clone(), sender.clone()))];
+        let mut tasks = vec![tokio::spawn(watch(
+            route,
+            own.clone(),
+            sender.clone(),
+            |_| true,
+        ))];
         // A kernel without nftables has no table to lose.
         if let Ok(nft) = listen(libc::NETLINK_NETFILTER, &NFT_GROUPS) {
-            tasks.push(tokio::spawn(watch(nft, own, sender)));
+            tasks.push(tokio::spawn(watch(nft, own, sender, is_news)));
         }
         Ok(Self { changed, tasks })
     }
@@ -71,7 +79,12 @@ fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
     Ok(registered?)
 }
 
-async fn watch(socket: AsyncFd<Socket>, own: Vec<u32>, changed: watch::Sender<u64>) {
+async fn watch(
+    socket: AsyncFd<Socket>,
+    own: Vec<u32>,
+    changed: watch::Sender<u64>,
+    matters: fn(&[u8]) -> bool,
+) {
     let mut buffer = vec![0; DATAGRAM];
     loop {
         let Ok(mut ready) = socket.readable().await else {
@@ -82,8 +95,9 @@ async fn watch(socket: AsyncFd<Socket>, own: Vec<u32>, changed: watch::Sender<u6
             match recv(socket.get_ref(), &mut buffer[..], RecvFlags::DONTWAIT) {
                 Ok((_, length)) => {
                     let length = length.min(buffer.len());
-                    news |=
-                        frames(&buffer[..length]).any(|frame| !own.contains(&frame.port_number()));
+                    news |= frames(&buffer[..length]).any(|frame| {
+                        !own.contains(&frame.port_number()) && matters(frame.into_inner())
+                    });
                 }
                 Err(rustix::io::Errno::AGAIN) => break,
                 Err(rustix::io::Errno::INTR) => {}

@@ -1,11 +1,22 @@
 //! The table: as `nft` sees it, and what it does to packets.
 
+use weft_cni::Protocol;
 use weft_router::host::Desired;
-use weft_router::kernel::Linux;
+use weft_router::kernel::nft::{Published, Ranges, mesh_ruleset};
+use weft_router::kernel::{Kernel, Linux};
 
 use crate::pods::link as pod_link;
 use crate::routes::{apply, mesh_link, wanted};
 use crate::space::{self, Pod, has, sh};
+
+fn port(protocol: Protocol, host: Option<&str>, to: &str) -> Published {
+    Published {
+        protocol,
+        host: host.map(|text| text.parse().unwrap()),
+        port: 8080,
+        to: to.parse().unwrap(),
+    }
+}
 
 #[test]
 fn nft_reads_our_table_as_we_print_it() {
@@ -16,7 +27,26 @@ fn nft_reads_our_table_as_we_print_it() {
         let state = tempfile::tempdir().unwrap();
         let kernel = Linux::open(state.path()).unwrap();
         mesh_link();
-        let desired = wanted();
+        let mut desired = wanted();
+        desired.firewall = Some(mesh_ruleset(&Ranges {
+            mesh: vec![
+                "10.32.0.0/12".parse().unwrap(),
+                "fd00:77::/48".parse().unwrap(),
+            ],
+            own: vec![
+                "10.32.1.0/24".parse().unwrap(),
+                "10.32.3.0/24".parse().unwrap(),
+            ],
+            addresses: vec![
+                "10.32.1.1".parse().unwrap(),
+                "fd00:77:0:1::1".parse().unwrap(),
+            ],
+            ports: vec![
+                port(Protocol::Sctp, Some("192.0.2.1"), "10.32.1.7:80"),
+                port(Protocol::Tcp, None, "10.32.1.7:80"),
+                port(Protocol::Udp, None, "[fd00:77:0:1::7]:80"),
+            ],
+        }));
         apply(&kernel, &desired).await;
         let listed = sh("nft -y list table inet weft");
         let plain: Vec<String> = listed
@@ -260,6 +290,16 @@ fn firewalls_in_the_way_are_named() {
         assert!(found[0].starts_with("chain fwd1 of table inet mine has policy drop"));
         assert!(found[1].starts_with("iptables' FORWARD chain has policy drop"));
         assert!(found[2].starts_with("firewalld is active"));
+        // Said no more once what it says was done.
+        for line in [
+            "nft insert rule inet mine fwd1 iifname '\"weft*\"' counter accept",
+            "nft insert rule inet mine fwd1 oifname '\"weft*\"' tcp dport 80 accept",
+        ] {
+            sh(line);
+            assert_eq!(kernel.foreign_firewalls().await.unwrap().len(), 3, "{line}");
+        }
+        sh("nft insert rule inet mine fwd1 oifname '\"weft*\"' accept");
+        assert_eq!(kernel.foreign_firewalls().await.unwrap().len(), 2);
     });
 }
 
@@ -316,6 +356,46 @@ fn a_pod_sends_by_no_address_but_its_own() {
         // What is for the link alone.
         a.try_sh("ip addr add fe80::9/64 dev eth0 nodad; ping -c1 -W0.2 -I eth0 ff02::1");
         assert_eq!(dropped().await, forged.len() as u64);
+    });
+}
+
+#[test]
+fn what_goes_on_in_anothers_table_is_no_news_and_what_comes_in_our_way_is() {
+    space::run(|| async {
+        if !has("nft") {
+            return;
+        }
+        let state = tempfile::tempdir().unwrap();
+        let kernel = Linux::open(state.path()).unwrap();
+        mesh_link();
+        apply(&kernel, &wanted()).await;
+        sh("nft 'table ip theirs { chain services { }; set ports { type inet_service; }; }'");
+        let mut changed = kernel.changed();
+        let heard = async |changed: &mut tokio::sync::watch::Receiver<u64>, line: &str| {
+            changed.mark_unchanged();
+            sh(line);
+            tokio::time::timeout(std::time::Duration::from_millis(200), changed.changed())
+                .await
+                .is_ok()
+        };
+        let deadline = std::time::Duration::from_millis(200);
+        while tokio::time::timeout(deadline, changed.changed())
+            .await
+            .is_ok()
+        {}
+        for (line, wanted) in [
+            ("nft add rule ip theirs services tcp dport 1 drop", false),
+            ("nft add element ip theirs ports '{ 80 }'", false),
+            ("nft add chain ip theirs service-2", false),
+            (
+                "nft add chain ip theirs f '{ type filter hook forward priority 0; policy drop; }'",
+                true,
+            ),
+            ("nft add rule inet weft clamp counter", true),
+            ("nft delete table ip theirs", true),
+        ] {
+            assert_eq!(heard(&mut changed, line).await, wanted, "{line}");
+        }
     });
 }
 

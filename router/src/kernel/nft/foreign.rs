@@ -3,9 +3,14 @@
 use std::fmt;
 use std::io;
 
-use super::encode::{GET_CHAIN, GET_TABLE, message};
+use super::encode::{GET_CHAIN, GET_RULE, GET_TABLE, message};
+use super::expression::EQUAL;
+use super::matches::{META_IIFNAME, META_OIFNAME};
 use super::observe::{HEADER, be32_of};
+use super::ruleset::Side;
+use super::wire::Attributes;
 use super::{Nftnetlink, TABLE};
+use crate::host::LINK_PREFIX;
 
 const DUMP: u16 = libc::NLM_F_DUMP as u16;
 
@@ -86,6 +91,12 @@ pub(crate) fn find(netlink: &mut Nftnetlink) -> io::Result<Vec<ForeignFirewall>>
             },
         )
     })?;
+    let mut accepting = Vec::new();
+    for firewall in &found {
+        accepting.push(accepts_ours(netlink, firewall)?);
+    }
+    let mut accepting = accepting.into_iter();
+    found.retain(|_| accepting.next() != Some(true));
     found.extend(
         netlink.dump(&message(GET_TABLE, DUMP, 0).request(), |table| {
             (table.attributes(HEADER).text(1)? == "firewalld").then_some(ForeignFirewall::Firewalld)
@@ -96,11 +107,86 @@ pub(crate) fn find(netlink: &mut Nftnetlink) -> io::Result<Vec<ForeignFirewall>>
     Ok(found)
 }
 
+/// Whether rules of the chain accept whatever comes from our links, and whatever goes to them.
+fn accepts_ours(netlink: &mut Nftnetlink, firewall: &ForeignFirewall) -> io::Result<bool> {
+    let ForeignFirewall::ForwardDrops {
+        family: of,
+        table,
+        chain,
+    } = firewall
+    else {
+        return Ok(false);
+    };
+    let number = NUMBERS.iter().find(|(_, name)| name == of);
+    let number = number.map_or(0, |(number, _)| *number as u8);
+    let request = message(GET_RULE, DUMP, number)
+        .text(1, table)
+        .text(2, chain);
+    let accepted = netlink.dump(&request.request(), |rule| {
+        let attributes = rule.attributes(HEADER);
+        let of_it = attributes.text(1)? == table && attributes.text(2)? == chain;
+        of_it.then(|| accepted_link(attributes.nested(4)))?
+    })?;
+    Ok([Side::Source, Side::Destination]
+        .iter()
+        .all(|side| accepted.contains(side)))
+}
+
+/// The side whose link a rule looks at, where it accepts all that is of ours and asks nothing else.
+fn accepted_link(expressions: Attributes<'_>) -> Option<Side> {
+    let (mut side, mut is_ours, mut accepts) = (None, false, false);
+    for (_, expression) in expressions {
+        let expression = Attributes(expression);
+        let inside = expression.nested(2);
+        match expression.text(1)? {
+            "meta" => {
+                side = Some(match be32_of(inside, 2)? {
+                    META_IIFNAME => Side::Source,
+                    META_OIFNAME => Side::Destination,
+                    _ => return None,
+                });
+            }
+            "cmp" => {
+                let equal = be32_of(inside, 2)? == EQUAL;
+                is_ours = equal && inside.nested(3).find(1)? == LINK_PREFIX.as_bytes();
+            }
+            "counter" => {}
+            "immediate" => {
+                let verdict = be32_of(inside.nested(2).nested(2), 1)?;
+                accepts = verdict == libc::NF_ACCEPT as u32;
+            }
+            _ => return None,
+        }
+    }
+    side.filter(|_| is_ours && accepts)
+}
+
+const NUMBERS: [(i32, &str); 3] = [
+    (libc::NFPROTO_INET, "inet"),
+    (libc::NFPROTO_IPV4, "ip"),
+    (libc::NFPROTO_IPV6, "ip6"),
+];
+
 fn family(number: u8) -> Option<&'static str> {
-    match i32::from(number) {
-        libc::NFPROTO_INET => Some("inet"),
-        libc::NFPROTO_IPV4 => Some("ip"),
-        libc::NFPROTO_IPV6 => Some("ip6"),
-        _ => None,
+    let found = NUMBERS
+        .iter()
+        .find(|(known, _)| *known == i32::from(number));
+    found.map(|(_, name)| *name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::matches::encode_rule;
+    use super::super::ruleset::{Action, Links, Match, Rule};
+    use super::*;
+
+    #[test]
+    fn a_rule_that_drops_or_asks_more_accepts_nothing() {
+        let ours = Match::Link(Side::Source, Links::Prefix(LINK_PREFIX.to_owned()));
+        for matches in [vec![ours.clone()], vec![ours, Match::TcpSyn], Vec::new()] {
+            let action = Action::Drop;
+            let bytes = encode_rule(&Rule { matches, action });
+            assert_eq!(accepted_link(Attributes(&bytes)), None);
+        }
     }
 }

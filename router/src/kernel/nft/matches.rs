@@ -8,8 +8,8 @@ use super::expression::{EQUAL, NOT_EQUAL, compare, fib, lookup, mask, meta, netw
 use super::ruleset::{AddressKind, Family, Links, Match, Rule, SetName, Side};
 use super::wire::Message;
 
-const META_IIFNAME: u32 = 6;
-const META_OIFNAME: u32 = 7;
+pub(super) const META_IIFNAME: u32 = 6;
+pub(super) const META_OIFNAME: u32 = 7;
 const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
 const FIB_RESULT_OIF: u32 = 1;

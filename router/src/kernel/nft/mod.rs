@@ -30,7 +30,7 @@ pub use ruleset::{
 pub use set::Set;
 
 pub(crate) use encode::{remove_table, replace_table};
-pub(crate) use observe::{guarded, observe};
+pub(crate) use observe::{guarded, is_news, observe};
 
 use super::socket::Netlink;
 pub(crate) use wire::{Attributes, Message};

@@ -3,16 +3,21 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use super::encode::{GET_CHAIN, GET_RULE, GET_TABLE, message};
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+
+use super::encode::{DELETE_TABLE, GET_CHAIN, GET_RULE, GET_TABLE, NEW_CHAIN, NEW_TABLE, message};
 use super::ruleset::{BaseSeen, ChainPrint, Fingerprint, base_text};
 use super::wire::{Attributes, Message};
 use super::{GUARD_IN, GUARD_OUT, GUARD_PODS, Nftnetlink, TABLE};
+use crate::kernel::socket::messages;
 
 const INET: u8 = libc::NFPROTO_INET as u8;
 const DUMP: u16 = libc::NLM_F_DUMP as u16;
 /// Of `struct nfgenmsg`.
 pub(crate) const HEADER: usize = 4;
 const TABLE_DORMANT: u32 = 1;
+const DELETE_CHAIN: u16 = 5;
+const NEW_GENERATION: u16 = 15;
 
 /// The fingerprint of our table; `None` when there is no such table, or no nftables at all.
 pub(crate) fn observe(netlink: &mut Nftnetlink) -> io::Result<Option<Fingerprint>> {
@@ -58,6 +63,25 @@ fn observe_table(netlink: &mut Nftnetlink) -> io::Result<Option<Fingerprint>> {
         }
     }
     Ok(Some(fingerprint))
+}
+
+/// Whether a notification is of our table, or of a table or base chain that comes or goes.
+pub(crate) fn is_news(frame: &[u8]) -> bool {
+    let of_interest = |message: NetlinkMessage<Message>| {
+        let NetlinkPayload::InnerMessage(inner) = message.payload else {
+            return false;
+        };
+        let attributes = inner.attributes(HEADER);
+        match message.header.message_type & 0xff {
+            // Each transaction ends with one.
+            NEW_GENERATION => false,
+            _ if attributes.text(1) == Some(TABLE) => true,
+            NEW_TABLE | DELETE_TABLE => true,
+            NEW_CHAIN | DELETE_CHAIN => attributes.find(4).is_some(),
+            _ => false,
+        }
+    };
+    messages::<Message>(frame).any(of_interest)
 }
 
 /// The comments of one chain's rules; none where there is no such chain.
@@ -133,10 +157,7 @@ pub(crate) fn be32_of(attributes: Attributes<'_>, kind: u16) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use netlink_packet_core::NetlinkPayload;
-
     use super::*;
-    use crate::kernel::socket::messages;
 
     #[test]
     fn no_answer_of_the_corpus_panics_the_reader() {
