@@ -109,7 +109,7 @@ fn ready(workloads: &Arc<Workloads>) {
 async fn add(workloads: &Arc<Workloads>, id: &str, pod: &Pod) -> AddReply {
     let request = AddRequest {
         attachment: key(id),
-        netns_path: "/run/netns/x".into(),
+        netns_path: pod.path(),
         network: "net".into(),
         name: None,
         namespace: None,
