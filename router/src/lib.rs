@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod attach;
 pub mod cli;
+mod cluster;
 pub mod config;
 pub mod control;
 pub mod demo;

@@ -34,11 +34,12 @@ use self::host::local_addresses;
 use self::joining::print_join_line;
 use self::membership::Membership;
 use self::probes::Probes;
-use self::reconcile::Reconciler;
+use self::reconcile::{Reconciler, Report};
 use self::report::Control;
 use self::resolver::Resolver;
 use self::shutdown::{Ending, ending};
 use crate::attach::Workloads;
+use crate::cluster::{self, Standing};
 use crate::config::Config;
 use crate::control::ControlSocket;
 use crate::kernel::Linux;
@@ -171,7 +172,16 @@ impl Agent {
                 let (config, gossip) = (Arc::clone(&config), Arc::clone(gossip));
                 background.spawn(print_join_line(config, gossip, reconciler.report()));
             }
-            Membership::Kubernetes(_) => {}
+            Membership::Kubernetes(kubernetes) => {
+                if let Some(settings) = &config.kubernetes {
+                    let (standing, seen) = watch::channel(reconciler.report().borrow().standing());
+                    background.spawn(tell_standing(reconciler.report(), standing));
+                    let tasks = cluster::start(kubernetes, &config, settings, seen);
+                    background.spawn(async move {
+                        tasks.join_all().await;
+                    });
+                }
+            }
         }
         let cloned = cloned(control.membership.clone());
         let serving = tokio::spawn(socket.serve(control));
@@ -209,6 +219,14 @@ impl Agent {
         let _ = std::fs::remove_file(&config.socket);
         discovery.shutdown().await;
         Ok(())
+    }
+}
+
+/// Tells of the node as the reconciler finds it.
+async fn tell_standing(mut node: watch::Receiver<Arc<Report>>, standing: watch::Sender<Standing>) {
+    while node.changed().await.is_ok() {
+        let now = node.borrow_and_update().standing();
+        standing.send_replace(now);
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use tokio::sync::watch;
@@ -21,6 +21,7 @@ use super::names::Names;
 use super::resolver::Resolver;
 use super::surroundings::Surroundings;
 use crate::attach::{Node, Snapshot, Workloads};
+use crate::cluster::{Notice, Standing};
 use crate::config::Config;
 use crate::control::{EngineStatus, NameStatus, PeerStatus};
 use crate::desired::{Inputs, PeerRoutes};
@@ -58,6 +59,23 @@ pub(super) struct Report {
     /// Why this node can carry no pods.
     pub(super) unready: Option<String>,
     pub(super) problems: Vec<String>,
+    /// Of these, what is worth an alert.
+    pub(super) notices: Vec<Notice>,
+    pub(super) looked: Option<Instant>,
+}
+
+impl Report {
+    /// The node as its cluster is told of it.
+    pub(super) fn standing(&self) -> Standing {
+        Standing {
+            unready: match self.looked {
+                Some(_) => self.unready.clone(),
+                None => Some("this node's agent is starting".into()),
+            },
+            notices: self.notices.clone(),
+            looked: self.looked,
+        }
+    }
 }
 
 pub(super) struct Reconciler {
@@ -212,6 +230,7 @@ impl Reconciler {
             pools: &pools,
         };
         let (names, failed) = self.resolver.update(&names).await;
+        let notices = self.notices(&problems, &failed);
         problems.extend(failed);
         problems.extend(own.problems.iter().map(|problem| problem.text.clone()));
         problems.extend(self.surroundings.collisions().cloned());
@@ -231,9 +250,33 @@ impl Reconciler {
             addresses,
             unready,
             problems,
+            notices,
+            looked: Some(Instant::now()),
         };
         self.report.send_replace(Arc::new(report));
         Ok(())
+    }
+
+    /// What of this node's own troubles is worth an alert. `failed` is what the tunnel and the host
+    /// refused, `unheard` where the DNS server cannot listen.
+    fn notices(&self, failed: &[String], unheard: &[String]) -> Vec<Notice> {
+        let of = |reason| {
+            move |text: &String| Notice {
+                reason,
+                text: text.clone(),
+            }
+        };
+        // A port that is taken is the one thing that a kernel which has all it needs refuses.
+        let (taken, lacking): (Vec<&String>, Vec<&String>) =
+            failed.iter().partition(|text| text.contains("in use"));
+        let taken = taken.into_iter().chain(unheard);
+        let collisions = self.surroundings.collisions().map(of("RangeOverlap"));
+        let firewalls = self.host.firewalls.iter().map(of("ForwardingBlocked"));
+        collisions
+            .chain(firewalls)
+            .chain(taken.map(of("PortUnavailable")))
+            .chain(lacking.into_iter().map(of("KernelFeatureMissing")))
+            .collect()
     }
 
     /// Each new problem is a line in the log, once.

@@ -18,6 +18,15 @@ pub(super) struct CleanupArgs {
     )]
     state_dir: PathBuf,
 
+    /// Where the runtime looks for its networks: ours is removed, others' get their names back
+    #[arg(
+        long,
+        env = "WEFT_CNI_CONF_DIR",
+        value_name = "DIR",
+        default_value = "/etc/cni/net.d"
+    )]
+    cni_conf_dir: PathBuf,
+
     /// Remove the state as well: the node's identity, keys and leases
     #[arg(long)]
     state: bool,
@@ -29,6 +38,9 @@ pub(super) fn run(args: &CleanupArgs, socket: &Path) -> anyhow::Result<()> {
             "an agent runs at {}: end it first with `weft down`",
             socket.display()
         );
+    }
+    for line in crate::cluster::restore(&args.cni_conf_dir)? {
+        println!("{line}");
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

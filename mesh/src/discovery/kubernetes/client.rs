@@ -65,6 +65,8 @@ pub fn words(error: &kube::Error) -> String {
     let text = match error {
         kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
         kube::Error::Api(status) => format!("HTTP status {}", status.code),
+        // The outer errors say that there was one, the inner ones which.
+        kube::Error::Service(error) => chain(error.source().unwrap_or(&**error)),
         other => chain(other),
     };
     match text.char_indices().nth(MAX_ERROR) {

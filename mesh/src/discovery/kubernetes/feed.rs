@@ -1,11 +1,12 @@
 //! How each conversation with the API server goes, for `weft status` and the problems.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
+use super::client::{code, words};
 use crate::discovery::{Connection, Problem, ProblemKind};
 
 /// The first pause after a failure.
@@ -20,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) struct Feeds {
     feeds: Mutex<BTreeMap<&'static str, Feed>>,
     changed: watch::Sender<u64>,
+    /// Told when the server answers after it did not.
+    back: Notify,
 }
 
 #[derive(Debug)]
@@ -34,19 +37,45 @@ enum State {
     Connecting,
     Established,
     Retrying {
-        error: String,
-        forbidden: bool,
+        failure: Failure,
         failures: u32,
         next: Instant,
     },
 }
 
 /// What went wrong with one try.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Failure {
     pub(super) error: String,
-    /// The server answered that this node has no right to that.
-    pub(super) forbidden: bool,
+    pub(super) answer: Answer,
+}
+
+/// What the server answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// Nothing, or nothing that made sense.
+    #[default]
+    None,
+    /// This node has no right to that.
+    Forbidden,
+    /// It does not know what was asked for.
+    Absent,
+    /// It was asked for something wrong, or was in trouble itself.
+    Refused,
+}
+
+impl Failure {
+    pub(super) fn of(error: &kube::Error) -> Self {
+        Self {
+            answer: match code(error) {
+                None => Answer::None,
+                Some(403) => Answer::Forbidden,
+                Some(404) => Answer::Absent,
+                Some(_) => Answer::Refused,
+            },
+            error: words(error),
+        }
+    }
 }
 
 impl Feeds {
@@ -60,8 +89,34 @@ impl Feeds {
     }
 
     pub(super) fn established(&self, what: &'static str) {
-        if !matches!(self.lock().get(what), Some(f) if matches!(f.state, State::Established)) {
+        let before = self.lock().get(what).map(|feed| match feed.state {
+            State::Connecting => 0,
+            State::Established => 1,
+            State::Retrying { .. } => 2,
+        });
+        if before != Some(1) {
             self.set(what, State::Established);
+        }
+        if before == Some(2) {
+            self.back.notify_waiters();
+        }
+    }
+
+    /// Waits for `pause`, or until the server has answered somebody else and a moment by chance.
+    pub(super) async fn wait(&self, pause: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = self.back.notified() => {
+                let part = f64::from(chance()) / f64::from(u32::MAX);
+                tokio::time::sleep(FIRST_PAUSE.mul_f64(part)).await;
+            }
+        }
+    }
+
+    /// There is nothing to say of it any more.
+    pub(super) fn forget(&self, what: &'static str) {
+        if self.lock().remove(what).is_some() {
+            self.changed.send_modify(|n| *n += 1);
         }
     }
 
@@ -83,8 +138,7 @@ impl Feeds {
         };
         let pause = pause(failures, chance());
         feed.state = State::Retrying {
-            error: failure.error,
-            forbidden: failure.forbidden,
+            failure,
             failures,
             next: now + pause,
         };
@@ -99,9 +153,9 @@ impl Feeds {
             let (state, error, next) = match &feed.state {
                 State::Connecting => ("connecting", None, None),
                 State::Established => ("established", None, None),
-                State::Retrying { error, next, .. } => {
+                State::Retrying { failure, next, .. } => {
                     let away = now.saturating_duration_since(feed.since).as_secs();
-                    let error = format!("for {away} s: {error}");
+                    let error = format!("for {away} s: {}", failure.error);
                     ("retrying", Some(error), Some(*next))
                 }
             };
@@ -120,26 +174,33 @@ impl Feeds {
     /// What a person should know of: what fails for a while now, without numbers that change.
     pub(super) fn problems(&self, now: Instant) -> Vec<Problem> {
         let feeds = self.lock();
-        let problems = feeds.iter().filter_map(|(what, feed)| match &feed.state {
-            State::Retrying {
-                error,
-                forbidden: true,
-                ..
-            } => Some(Problem {
-                kind: ProblemKind::Permission,
-                text: format!("a right is missing in the Kubernetes API: {error}"),
-            }),
-            State::Retrying { error, .. } if now.saturating_duration_since(feed.since) > PATIENCE => {
-                Some(Problem {
-                    kind: ProblemKind::Api,
-                    text: format!(
-                        "the Kubernetes API does not answer ({what}: {error}); what it said before is gone by"
-                    ),
-                })
-            }
-            _ => None,
-        });
-        problems.collect()
+        let mut problems = BTreeSet::new();
+        for (what, feed) in feeds.iter() {
+            let State::Retrying { failure, .. } = &feed.state else {
+                continue;
+            };
+            let Failure { error, answer, .. } = failure;
+            let lasts = now.saturating_duration_since(feed.since) > PATIENCE;
+            let text = match answer {
+                Answer::Forbidden => format!("a right is missing in the Kubernetes API: {error}"),
+                _ if !lasts => continue,
+                Answer::None => format!(
+                    "the Kubernetes API does not answer ({error}); until it does, what it said \
+                     last counts"
+                ),
+                Answer::Absent | Answer::Refused => {
+                    format!("the Kubernetes API refuses {what} of this node: {error}")
+                }
+            };
+            problems.insert(Problem {
+                kind: match answer {
+                    Answer::Forbidden => ProblemKind::Permission,
+                    _ => ProblemKind::Api,
+                },
+                text,
+            });
+        }
+        problems.into_iter().collect()
     }
 
     fn set(&self, what: &'static str, state: State) {
@@ -180,12 +241,12 @@ mod tests {
     #[test]
     fn a_server_that_is_away_is_a_problem_after_a_while_and_a_missing_right_at_once() {
         let feeds = Feeds::default();
-        let failed = |forbidden| Failure {
+        let failed = |answer| Failure {
             error: "no route to host".into(),
-            forbidden,
+            answer,
         };
         feeds.established("nodes");
-        feeds.failed("nodes", failed(false));
+        feeds.failed("nodes", failed(Answer::None));
         let now = Instant::now();
         assert!(feeds.problems(now).is_empty());
         let later = now + Duration::from_secs(6);
@@ -196,7 +257,7 @@ mod tests {
             connection.error.as_deref(),
             Some("for 6 s: no route to host")
         );
-        feeds.failed("nodes", failed(true));
+        feeds.failed("nodes", failed(Answer::Forbidden));
         assert_eq!(feeds.problems(now)[0].kind, ProblemKind::Permission);
         feeds.established("nodes");
         assert!(feeds.problems(later).is_empty());

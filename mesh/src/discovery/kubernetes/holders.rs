@@ -4,6 +4,7 @@
 //! one of each family. Whatever the node says of itself counts for nothing.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
@@ -41,6 +42,36 @@ struct Right<'a> {
     range: IpNet,
 }
 
+/// Where the nodes themselves are.
+struct Places<'a>(BTreeMap<IpAddr, &'a NodeName>);
+
+impl<'a> Places<'a> {
+    fn of(world: &'a World) -> Self {
+        let all = world.nodes.iter();
+        Self(
+            all.flat_map(|(name, node)| node.addresses.iter().map(move |at| (*at, name)))
+                .collect(),
+        )
+    }
+
+    /// Which nodes are inside `range`, in words, where that is its own node or more than one other.
+    /// One other may say so to have the range taken from its holder.
+    fn within(&self, range: &IpNet, node: &NodeName) -> Option<String> {
+        let inside = self.0.range(range.network()..=range.broadcast());
+        let mut first = None;
+        for (_, name) in inside {
+            match first {
+                _ if *name == node => return Some("its own address is in it".into()),
+                Some(other) if other != name => {
+                    return Some(format!("{other} and {name} are in it"));
+                }
+                _ => first = Some(name),
+            }
+        }
+        None
+    }
+}
+
 impl<'a> Holdings<'a> {
     /// Of two nodes with overlapping ranges the older has its range, the other has not.
     pub(super) fn of(world: &'a World, rules: &Rules) -> Self {
@@ -70,12 +101,19 @@ impl<'a> Holdings<'a> {
         }
         rights.sort_unstable();
         let services = Holders::union(&rules.services);
+        let places = Places::of(world);
         for Right { node, range, .. } in rights {
             if let Some((service, ())) = services.overlapping(&range) {
                 holdings.find(node, ProblemKind::RangeOverlap, || {
                     format!(
                         "range {range} of node {node} overlaps {service} of the cluster's Services"
                     )
+                });
+                continue;
+            }
+            if let Some(there) = places.within(&range, node) {
+                holdings.find(node, ProblemKind::RangeOverlap, || {
+                    format!("range {range} of node {node} covers the nodes' own network: {there}")
                 });
                 continue;
             }

@@ -13,6 +13,7 @@ mod feed;
 mod files;
 mod holders;
 mod judge;
+mod kinds;
 mod object;
 mod range;
 mod task;
@@ -24,7 +25,7 @@ mod write;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use ipnet::IpNet;
@@ -35,13 +36,16 @@ use tracing::warn;
 
 pub use client::{ConnectError, words};
 pub use range::Pool;
-pub use wire::Condition;
+pub use watch::Kind;
+pub use wire::{Condition, Meta};
+pub use world::Update;
 
-use self::feed::Feeds;
+use self::feed::{Failure, Feeds};
 use self::files::Files;
 use self::judge::{Me, Rules};
+use self::kinds::{Nodes, WeftNodes, WeftRanges};
 use self::task::{Begin, Disk, Task, Told};
-use self::watch::{Nodes, Setup, WeftNodes, WeftRanges};
+use self::watch::Setup;
 use self::write::{Todo, Writer};
 use super::{Announcement, Discovery, Health, Own, Problem};
 use crate::Roster;
@@ -150,24 +154,24 @@ impl Kubernetes {
         task.look();
         let (news, heard) = mpsc::channel(MAX_NEWS);
         let (taken, lost) = mpsc::channel(MAX_NEWS);
-        let setup = Setup {
+        let setup = || Setup {
             client: client.clone(),
             feeds: Arc::clone(&feeds),
             me: name.clone(),
-            news,
+            news: news.clone(),
         };
         let writer = Writer {
             client: client.clone(),
             feeds: Arc::clone(&feeds),
-            me: name,
+            me: name.clone(),
             todo: told.todo.subscribe(),
             taken,
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(task.run(heard, lost));
-        tasks.spawn(watch::watch::<Nodes>(setup.clone()));
-        tasks.spawn(watch::watch::<WeftNodes>(setup.clone()));
-        tasks.spawn(watch::watch::<WeftRanges>(setup));
+        tasks.spawn(watch::watch::<Nodes>(setup()));
+        tasks.spawn(watch::watch::<WeftNodes>(setup()));
+        tasks.spawn(watch::watch::<WeftRanges>(setup()));
         tasks.spawn(writer.run());
         tasks.spawn(Disk::run(Arc::clone(&told)));
         Ok(Arc::new(Self {
@@ -205,6 +209,34 @@ impl Kubernetes {
             *old = ranges;
             changed
         });
+    }
+
+    /// Watches one more kind of object for as long as this discovery and the receiver live.
+    pub fn watch<K: Kind>(&self) -> mpsc::Receiver<K::News> {
+        let (news, heard) = mpsc::channel(MAX_NEWS);
+        let setup = Setup {
+            client: self.client.clone(),
+            feeds: Arc::clone(&self.feeds),
+            me: self.announced.borrow().name.clone(),
+            news,
+        };
+        lock(&self.tasks).spawn(watch::watch::<K>(setup));
+        heard
+    }
+
+    /// Notes that `what`, asked of the API by somebody else of this process, was done.
+    pub fn done(&self, what: &'static str) {
+        self.feeds.established(what);
+    }
+
+    /// Notes that there is nothing to ask any more.
+    pub fn idle(&self, what: &'static str) {
+        self.feeds.forget(what);
+    }
+
+    /// Notes that it was not; returns how long to wait before the next try.
+    pub fn failed(&self, what: &'static str, error: &kube::Error) -> Duration {
+        self.feeds.failed(what, Failure::of(error))
     }
 
     async fn end(&self) {

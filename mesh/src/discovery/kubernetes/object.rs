@@ -1,5 +1,8 @@
 //! The objects that discovery goes by, cut down and checked one by one. Pure.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use data_encoding::BASE64;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -15,6 +18,8 @@ const CONTEXT: &[u8] = b"weft.dev/v1alpha1 WeftNode\n";
 pub(super) const MAX_ENDPOINTS: usize = 16;
 /// The most ranges of a Node that are looked at; Kubernetes allows one of each family.
 const MAX_RANGES: usize = 4;
+/// The most addresses of a Node that are looked at.
+const MAX_ADDRESSES: usize = 8;
 /// A Kubernetes name, and a port.
 const MAX_ENDPOINT: usize = 261;
 
@@ -38,6 +43,9 @@ pub(super) struct Node {
     pub(super) created: Created,
     /// Sorted.
     pub(super) ranges: Vec<IpNet>,
+    /// Where the node itself is, as its kubelet says.
+    #[serde(default)]
+    pub(super) addresses: BTreeSet<IpAddr>,
     /// Those of its ranges that no pod can have.
     #[serde(default)]
     pub(super) nonsense: Vec<String>,
@@ -51,10 +59,14 @@ impl Node {
             texts.extend(wire.spec.pod_cidr.filter(|text| !text.is_empty()));
         }
         texts.truncate(MAX_RANGES);
+        let addresses = wire.status.addresses.iter();
+        let addresses = addresses.filter(|a| matches!(&*a.kind, "InternalIP" | "ExternalIP"));
+        let addresses = addresses.filter_map(|a| a.address.parse::<IpAddr>().ok());
         let mut node = Self {
             created: Created::of(&wire.metadata),
             uid: wire.metadata.uid,
             ranges: Vec::new(),
+            addresses: addresses.take(MAX_ADDRESSES).collect(),
             nonsense: Vec::new(),
         };
         for text in texts {

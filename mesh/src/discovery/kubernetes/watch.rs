@@ -11,13 +11,12 @@ use kube::api::{ListParams, WatchParams};
 use kube::core::{Request, WatchEvent};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
-use tracing::{debug, info};
+use tracing::debug;
 
 use super::client::{code, words};
-use super::feed::{Failure, Feeds};
-use super::object::{Advert, Claim, Claimed, Node, Told};
-use super::wire::{List, Meta, NodeWire, OwnWire, WeftNodeSpec, WeftRangeSpec};
-use super::world::{Change, MAX_OBJECTS, Update};
+use super::feed::{Answer, Failure, Feeds};
+use super::wire::{List, Meta};
+use super::world::{MAX_OBJECTS, Update};
 use crate::NodeName;
 
 /// How long the server may say nothing: a bookmark comes every minute.
@@ -26,6 +25,8 @@ const IDLE: Duration = Duration::from_secs(90);
 const ANSWER: Duration = Duration::from_secs(30);
 /// How long the server keeps a watch, seconds, and how much of that is by chance.
 const WATCH: u32 = 300;
+/// Before a kind that the server does not know is asked for again.
+const ABSENT: Duration = Duration::from_secs(300);
 /// The least time from one watch to the next.
 const LEAST: Duration = Duration::from_millis(500);
 /// The server's pages, where it makes any.
@@ -34,109 +35,42 @@ const PAGE: u32 = 500;
 const INITIAL_END: &str = "k8s.io/initial-events-end";
 
 /// A kind of object.
-pub(super) trait Kind: Send + 'static {
+pub trait Kind: Send + 'static {
     /// Plural, for the path and for people.
     const PLURAL: &'static str;
     const PATH: &'static str;
-    type Wire: DeserializeOwned + Clone + Send;
+    type Wire: DeserializeOwned + Clone + Send + Sync;
     type Key: Ord + Send;
     type Cut: Send;
+    /// What those who listen are told.
+    type News: Send;
+    /// A server without this kind is none that fails.
+    const OPTIONAL: bool = false;
 
     fn meta(wire: &Self::Wire) -> &Meta;
     /// The object as far as it is anything to us; `None` where it has no name that counts.
     fn cut(wire: Self::Wire) -> Option<(Self::Key, Self::Cut)>;
-    fn change(update: Update<Self::Key, Self::Cut>) -> Change;
+    fn news(update: Update<Self::Key, Self::Cut>) -> Self::News;
     /// What else of it this node looks at.
-    fn aside(_wire: &Self::Wire, _me: &NodeName) -> Option<Change> {
+    fn aside(_wire: &Self::Wire, _me: &NodeName) -> Option<Self::News> {
         None
     }
 }
 
-pub(super) struct Nodes;
-pub(super) struct WeftNodes;
-pub(super) struct WeftRanges;
-
-impl Kind for Nodes {
-    const PLURAL: &'static str = "nodes";
-    const PATH: &'static str = "/api/v1/nodes";
-    type Wire = NodeWire;
-    type Key = NodeName;
-    type Cut = Node;
-
-    fn meta(wire: &NodeWire) -> &Meta {
-        &wire.metadata
-    }
-
-    fn cut(wire: NodeWire) -> Option<(NodeName, Node)> {
-        Node::cut(wire)
-    }
-
-    fn change(update: Update<NodeName, Node>) -> Change {
-        Change::Nodes(update)
-    }
-
-    fn aside(wire: &NodeWire, me: &NodeName) -> Option<Change> {
-        let mine = wire.metadata.name == me.as_str();
-        mine.then(|| Change::Conditions(wire.status.conditions.clone()))
-    }
-}
-
-impl Kind for WeftNodes {
-    const PLURAL: &'static str = "weftnodes";
-    const PATH: &'static str = "/apis/weft.dev/v1alpha1/weftnodes";
-    type Wire = OwnWire<WeftNodeSpec>;
-    type Key = NodeName;
-    type Cut = Told;
-
-    fn meta(wire: &Self::Wire) -> &Meta {
-        &wire.metadata
-    }
-
-    fn cut(wire: Self::Wire) -> Option<(NodeName, Told)> {
-        Advert::cut(wire)
-    }
-
-    fn change(update: Update<NodeName, Told>) -> Change {
-        Change::Adverts(update)
-    }
-}
-
-impl Kind for WeftRanges {
-    const PLURAL: &'static str = "weftranges";
-    const PATH: &'static str = "/apis/weft.dev/v1alpha1/weftranges";
-    type Wire = OwnWire<WeftRangeSpec>;
-    type Key = String;
-    type Cut = Claimed;
-
-    fn meta(wire: &Self::Wire) -> &Meta {
-        &wire.metadata
-    }
-
-    fn cut(wire: Self::Wire) -> Option<(String, Claimed)> {
-        Claim::cut(wire)
-    }
-
-    fn change(update: Update<String, Claimed>) -> Change {
-        Change::Claims(update)
-    }
-}
-
 /// What a watch needs.
-#[derive(Clone)]
-pub(super) struct Setup {
+pub(super) struct Setup<N> {
     pub(super) client: Client,
     pub(super) feeds: Arc<Feeds>,
     pub(super) me: NodeName,
-    pub(super) news: mpsc::Sender<Change>,
+    pub(super) news: mpsc::Sender<N>,
 }
 
 /// Watches until nobody listens any more.
-pub(super) async fn watch<K: Kind>(setup: Setup) {
+pub(super) async fn watch<K: Kind>(setup: Setup<K::News>) {
     let mut watch = Watch::<K> {
         setup,
         at: None,
         streams: true,
-        kind: std::marker::PhantomData,
     };
     watch.setup.feeds.begin(K::PLURAL);
     loop {
@@ -145,22 +79,25 @@ pub(super) async fn watch<K: Kind>(setup: Setup) {
             // A server that ends each watch at once is not asked without end.
             Ok(()) => tokio::time::sleep(LEAST.saturating_sub(begun.elapsed())).await,
             Err(End::Closed) => return,
+            Err(End::Failed(failure)) if K::OPTIONAL && failure.answer == Answer::Absent => {
+                watch.setup.feeds.forget(K::PLURAL);
+                tokio::time::sleep(ABSENT).await;
+            }
             Err(End::Failed(failure)) => {
                 debug!(error = failure.error, "watch {}", K::PLURAL);
                 let pause = watch.setup.feeds.failed(K::PLURAL, failure);
-                tokio::time::sleep(pause).await;
+                watch.setup.feeds.wait(pause).await;
             }
         }
     }
 }
 
-struct Watch<K> {
-    setup: Setup,
+struct Watch<K: Kind> {
+    setup: Setup<K::News>,
     /// The version up to which everything was seen.
     at: Option<String>,
     /// Whether the server streams its lists.
     streams: bool,
-    kind: std::marker::PhantomData<fn() -> K>,
 }
 
 enum End {
@@ -171,10 +108,7 @@ enum End {
 
 impl From<kube::Error> for End {
     fn from(error: kube::Error) -> Self {
-        Self::Failed(Failure {
-            error: words(&error),
-            forbidden: code(&error) == Some(403),
-        })
+        Self::Failed(Failure::of(&error))
     }
 }
 
@@ -182,7 +116,7 @@ impl End {
     fn said(error: &str) -> Self {
         Self::Failed(Failure {
             error: error.into(),
-            forbidden: false,
+            ..Failure::default()
         })
     }
 }
@@ -304,17 +238,17 @@ impl<K: Kind> Watch<K> {
 
     async fn aside(&self, object: &K::Wire) -> Result<(), End> {
         match K::aside(object, &self.setup.me) {
-            Some(change) => self.send(change).await,
+            Some(news) => self.send(news).await,
             None => Ok(()),
         }
     }
 
     async fn tell(&self, update: Update<K::Key, K::Cut>) -> Result<(), End> {
-        self.send(K::change(update)).await
+        self.send(K::news(update)).await
     }
 
-    async fn send(&self, change: Change) -> Result<(), End> {
-        let sent = self.setup.news.send(change).await;
+    async fn send(&self, news: K::News) -> Result<(), End> {
+        let sent = self.setup.news.send(news).await;
         sent.map_err(|_| End::Closed)
     }
 
@@ -325,7 +259,7 @@ impl<K: Kind> Watch<K> {
             Some(410) => self.at = None,
             Some(401 | 403 | 404) | None => {}
             Some(_) if streaming => {
-                info!(
+                debug!(
                     error = words(&error),
                     "no streamed list of {}; it is read whole",
                     K::PLURAL

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 /// What every object has.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub(super) struct Meta {
-    pub(super) name: String,
+pub struct Meta {
+    pub name: String,
     pub(super) uid: String,
     pub(super) resource_version: String,
     pub(super) creation_timestamp: Option<String>,
@@ -44,6 +44,16 @@ pub(super) struct NodeSpec {
 #[serde(default)]
 pub(super) struct NodeStatus {
     pub(super) conditions: Vec<Condition>,
+    pub(super) addresses: Vec<NodeAddress>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct NodeAddress {
+    /// `InternalIP` and the like.
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+    pub(super) address: String,
 }
 
 /// A condition of a Node, as far as it says something.

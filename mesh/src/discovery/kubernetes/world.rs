@@ -19,7 +19,7 @@ pub(super) struct World {
 
 /// What one kind's watch has seen.
 #[derive(Debug)]
-pub(super) enum Update<K, V> {
+pub enum Update<K, V> {
     /// The whole list anew.
     All(BTreeMap<K, V>),
     Put(K, V),
@@ -28,7 +28,7 @@ pub(super) enum Update<K, V> {
 
 impl<K: Ord, V: PartialEq> Update<K, V> {
     /// True if anything is different.
-    pub(super) fn apply(self, to: &mut BTreeMap<K, V>) -> bool {
+    pub fn apply(self, to: &mut BTreeMap<K, V>) -> bool {
         match self {
             Self::All(all) if *to == all => false,
             Self::All(all) => {

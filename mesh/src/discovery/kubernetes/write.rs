@@ -11,10 +11,11 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info};
 
-use super::client::{code, words};
+use super::client::code;
 use super::feed::{Failure, Feeds};
+use super::kinds::{WeftNodes, WeftRanges};
 use super::range::claim_name;
-use super::watch::{Kind, WeftNodes, WeftRanges};
+use super::watch::Kind;
 use super::wire::WeftNodeSpec;
 use crate::NodeName;
 
@@ -71,6 +72,9 @@ impl Writer {
                     }
                 }
             }
+            if todo.deeds.is_empty() {
+                self.feeds.forget(WRITING);
+            }
             let waits = match pause {
                 Some(pause) => pause,
                 None if todo.deeds.is_empty() => Duration::MAX,
@@ -91,10 +95,7 @@ impl Writer {
             Deed::Claim(range) => self.claim(range, uid).await,
             Deed::Release(name) => self.release(name).await,
         };
-        result.map_err(|error| Failure {
-            forbidden: code(&error) == Some(403),
-            error: words(&error),
-        })
+        result.map_err(|error| Failure::of(&error))
     }
 
     async fn tell(&self, spec: &WeftNodeSpec, uid: &str) -> kube::Result<()> {

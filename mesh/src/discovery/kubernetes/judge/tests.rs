@@ -348,6 +348,35 @@ fn a_range_among_the_services_is_refused() {
 }
 
 #[test]
+fn a_range_over_the_nodes_own_network_is_refused_and_no_endpoint_suffers() {
+    let mut cluster = two();
+    cluster.node("c", 3, &["192.0.2.0/24"]);
+    let at = |cluster: &mut Cluster, name: &str, address: &str| {
+        let node = cluster.0.nodes.get_mut(&name.parse::<NodeName>().unwrap());
+        node.unwrap().addresses.insert(address.parse().unwrap());
+    };
+    // One node's word alone takes nobody's range away.
+    at(&mut cluster, "b", "192.0.2.2");
+    let judgement = cluster.judge();
+    assert!(judgement.held.contains(&net("192.0.2.0/24")));
+    at(&mut cluster, "a", "192.0.2.1");
+    let judgement = cluster.judge();
+    assert!(!judgement.held.contains(&net("192.0.2.0/24")));
+    assert_eq!(member(&judgement, "b").unwrap().endpoints.len(), 2);
+    says(
+        &judgement,
+        ProblemKind::RangeOverlap,
+        &["192.0.2.0/24 of node c", "a and b"],
+    );
+    at(&mut cluster, "b", "10.244.2.9");
+    says(
+        &cluster.judge(),
+        ProblemKind::RangeOverlap,
+        &["10.244.2.0/24 of node b", "its own"],
+    );
+}
+
+#[test]
 fn a_few_nodes_alone_tell_the_cluster_of_another_nodes_faults() {
     let mut cluster = two();
     cluster.told("a", 1, &["192.0.2.1:6783"]);
