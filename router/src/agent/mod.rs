@@ -45,6 +45,8 @@ use crate::control::ControlSocket;
 use crate::kernel::Linux;
 use crate::underlay;
 
+/// How long an Event may take on its way.
+const TOLD: std::time::Duration = std::time::Duration::from_secs(2);
 /// How long a goodbye may take to reach the others.
 const GOODBYE: std::time::Duration = std::time::Duration::from_millis(500);
 
@@ -232,13 +234,15 @@ async fn tell_standing(mut node: watch::Receiver<Arc<Report>>, standing: watch::
 
 /// Waits until an older node of the cluster has this node's identity or key; says which.
 async fn cloned(membership: Membership) -> String {
-    if let Some(kubernetes) = membership.kubernetes()
-        && let Ok(node) = (kubernetes.node())
-            .wait_for(|node| node.cloned.is_some())
-            .await
-        && let Some(why) = &node.cloned
-    {
-        return why.clone();
-    }
-    std::future::pending().await
+    let Some(kubernetes) = membership.kubernetes() else {
+        return std::future::pending().await;
+    };
+    let mut node = kubernetes.node();
+    let why = match node.wait_for(|node| node.cloned.is_some()).await {
+        Ok(node) => node.cloned.clone().unwrap_or_default(),
+        Err(_) => return std::future::pending().await,
+    };
+    // The cluster is to hear of it first.
+    tokio::time::sleep(TOLD).await;
+    why
 }

@@ -23,6 +23,7 @@ pub(super) struct Holdings<'a> {
     pub(super) held: Holders<&'a NodeName>,
     /// Whether the cluster gives its nodes ranges.
     pub(super) given: bool,
+    pub(super) places: Places<'a>,
     pub(super) findings: Vec<Finding<'a>>,
 }
 
@@ -43,7 +44,8 @@ struct Right<'a> {
 }
 
 /// Where the nodes themselves are.
-struct Places<'a>(BTreeMap<IpAddr, &'a NodeName>);
+#[derive(Debug, Default)]
+pub(super) struct Places<'a>(BTreeMap<IpAddr, &'a NodeName>);
 
 impl<'a> Places<'a> {
     fn of(world: &'a World) -> Self {
@@ -54,14 +56,19 @@ impl<'a> Places<'a> {
         )
     }
 
+    /// Whether more than one node is inside `range`.
+    pub(super) fn cover(&self, range: &IpNet) -> bool {
+        self.within(range, None).is_some()
+    }
+
     /// Which nodes are inside `range`, in words, where that is its own node or more than one other.
     /// One other may say so to have the range taken from its holder.
-    fn within(&self, range: &IpNet, node: &NodeName) -> Option<String> {
+    fn within(&self, range: &IpNet, node: Option<&NodeName>) -> Option<String> {
         let inside = self.0.range(range.network()..=range.broadcast());
         let mut first = None;
         for (_, name) in inside {
             match first {
-                _ if *name == node => return Some("its own address is in it".into()),
+                _ if node == Some(*name) => return Some("its own address is in it".into()),
                 Some(other) if other != name => {
                     return Some(format!("{other} and {name} are in it"));
                 }
@@ -77,6 +84,7 @@ impl<'a> Holdings<'a> {
     pub(super) fn of(world: &'a World, rules: &Rules) -> Self {
         let mut holdings = Self {
             given: world.nodes.values().any(|node| !node.ranges.is_empty()),
+            places: Places::of(world),
             ..Self::default()
         };
         let claimed = holdings.claimed(world, rules);
@@ -101,7 +109,6 @@ impl<'a> Holdings<'a> {
         }
         rights.sort_unstable();
         let services = Holders::union(&rules.services);
-        let places = Places::of(world);
         for Right { node, range, .. } in rights {
             if let Some((service, ())) = services.overlapping(&range) {
                 holdings.find(node, ProblemKind::RangeOverlap, || {
@@ -111,7 +118,7 @@ impl<'a> Holdings<'a> {
                 });
                 continue;
             }
-            if let Some(there) = places.within(&range, node) {
+            if let Some(there) = holdings.places.within(&range, Some(node)) {
                 holdings.find(node, ProblemKind::RangeOverlap, || {
                     format!("range {range} of node {node} covers the nodes' own network: {there}")
                 });

@@ -55,7 +55,7 @@ pub(super) struct Past {
 pub(super) struct Judgement {
     pub(super) own: Own,
     pub(super) roster: Roster,
-    /// Every range that is somebody's now.
+    /// Every range that is somebody's or was.
     pub(super) held: BTreeSet<IpNet>,
     /// What this node tells the cluster of.
     pub(super) notices: Vec<Problem>,
@@ -68,13 +68,20 @@ pub(super) fn judge(world: &World, me: &Me, rules: &Rules, past: &Past) -> Judge
     let mut findings = std::mem::take(&mut holdings.findings);
     let signed = signed(world, &mut findings);
     let keys = Keys::of(&signed, me);
-    let held: BTreeSet<IpNet> = holdings.of.values().flatten().copied().collect();
+    // A range given by mistake that the nodes' own network lies in is not to shut that for ever.
+    let past_held = past
+        .held
+        .iter()
+        .filter(|range| !holdings.places.cover(range));
+    let held: BTreeSet<IpNet> = past_held
+        .chain(holdings.of.values().flatten())
+        .copied()
+        .collect();
     let in_use = rules
         .pools
         .iter()
         .filter(|_| uses_pool(world, me, &holdings));
     let pools: BTreeSet<IpNet> = (rules.closed.iter().copied())
-        .chain(past.held.iter().copied())
         .chain(held.iter().copied())
         .chain(in_use.map(|pool| pool.range))
         .collect();

@@ -116,7 +116,7 @@ impl Kubernetes {
     ) -> Result<Arc<Self>, StartError> {
         keystore::ensure_directory(&config.state_dir)?;
         let files = Files::new(&config.state_dir);
-        let (world, past) = files.load()?;
+        let (world, past) = files.load(&me.name)?;
         let (client, server) = client::connect().await?;
         let feeds = Arc::new(Feeds::default());
         let name = me.name.clone();

@@ -120,9 +120,10 @@ impl Task {
                     None => std::future::pending().await,
                 }
             };
+            let mut changed = true;
             tokio::select! {
                 change = news.recv() => match change {
-                    Some(change) => self.hear(change),
+                    Some(change) => changed = self.hear(change),
                     None => return,
                 },
                 Some(range) = taken.recv() => { self.claims.taken.insert(range); }
@@ -130,6 +131,10 @@ impl Task {
                 _ = self.services.changed() => {}
                 _ = feeds.changed() => {}
                 () = wait => {}
+            }
+            // A Node's heartbeat is no news.
+            if !changed {
+                continue;
             }
             tokio::time::sleep(GATHER).await;
             while let Ok(change) = news.try_recv() {
@@ -150,46 +155,49 @@ impl Task {
         next
     }
 
-    fn hear(&mut self, change: Change) {
-        let world = match self.listed.all() {
-            true => &mut self.world,
-            false => &mut self.heard,
+    /// Takes news; true if anything is different.
+    fn hear(&mut self, change: Change) -> bool {
+        let all = self.listed.all();
+        let world = if all {
+            &mut self.world
+        } else {
+            &mut self.heard
         };
-        match change {
+        let changed = match change {
             Change::Nodes(update) => {
-                update.apply(&mut world.nodes);
                 self.listed.nodes = true;
+                update.apply(&mut world.nodes)
             }
             Change::Adverts(update) => {
-                update.apply(&mut world.adverts);
                 self.listed.adverts = true;
+                update.apply(&mut world.adverts)
             }
             Change::Claims(update) => {
-                update.apply(&mut world.claims);
                 self.listed.claims = true;
                 self.claims.taken.clear();
+                update.apply(&mut world.claims)
             }
-            Change::Conditions(conditions) => self.conditions = conditions,
+            Change::Conditions(conditions) => set(&mut self.conditions, conditions),
+        };
+        if all || !self.listed.all() {
+            return changed;
         }
-        if self.listed.all() && self.heard != World::default() {
-            self.world = std::mem::take(&mut self.heard);
-            info!(
-                nodes = self.world.nodes.len(),
-                "the Kubernetes API has said everything"
-            );
-        }
+        self.world = std::mem::take(&mut self.heard);
+        let nodes = self.world.nodes.len();
+        info!(nodes, "the Kubernetes API has said everything");
+        true
     }
 
     /// Keeps what is to outlive this process.
     fn remember(&mut self, judgement: &Judgement) {
         self.past.own.clone_from(&judgement.own.ranges);
-        self.past.held.extend(&judgement.held);
+        self.past.held.clone_from(&judgement.held);
         if self.past.held.len() > MAX_HELD {
             let all: Vec<IpNet> = self.past.held.iter().copied().collect();
             let joined: BTreeSet<IpNet> = IpNet::aggregate(&all).into_iter().collect();
             self.past.held = joined.into_iter().take(MAX_HELD).collect();
         }
-        match Files::encode(&self.world, &self.past) {
+        match Files::encode(&self.me.name, &self.world, &self.past) {
             Ok(bytes) => self.told.disk.keep(bytes),
             Err(error) => warn!(%error, "what is known cannot be written"),
         }

@@ -374,6 +374,13 @@ fn a_range_over_the_nodes_own_network_is_refused_and_no_endpoint_suffers() {
         ProblemKind::RangeOverlap,
         &["10.244.2.0/24 of node b", "its own"],
     );
+    // Nor is such a range of the past closed for ever.
+    let past = Past {
+        held: [net("192.0.2.0/24"), net("10.244.9.0/24")].into(),
+        ..Past::default()
+    };
+    let pools = judge(&cluster.0, &me(), &rules(), &past).own.pools;
+    assert!(!pools.contains(&net("192.0.2.0/24")) && pools.contains(&net("10.244.9.0/24")));
 }
 
 #[test]
