@@ -3,11 +3,11 @@
 //! The order keeps two things true at every moment: no range is without either its route or an
 //! `unreachable` one, and forwarding is on only with the guard in place.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
 use crate::host::{Address, Desired, Link, Mac, NeighbourKey, Observed, RouteKey, Target};
+use crate::kernel::Targets;
 use crate::kernel::nft::{Fingerprint, Ruleset};
 
 /// The steps in order, and what they wait for.
@@ -54,8 +54,8 @@ pub enum Step {
     /// The whole table, in one transaction.
     SetFirewall(Ruleset),
     RemoveFirewall,
-    /// Of UDP, to these ports of the host.
-    ForgetFlows(BTreeSet<u16>),
+    /// Of UDP, to ports of the host that led elsewhere.
+    ForgetFlows(Targets),
 }
 
 impl Step {
@@ -125,7 +125,9 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
         }
         let ports = wanted.changed_udp(present.unwrap_or(&nothing));
         if !ports.is_empty() {
-            steps.push(Step::ForgetFlows(ports));
+            let targets = ruleset.udp_targets();
+            let targets = |port| (port, targets.get(&port).cloned().unwrap_or_default());
+            steps.push(Step::ForgetFlows(ports.into_iter().map(targets).collect()));
         }
     }
     for (name, link) in &desired.links {
@@ -245,7 +247,7 @@ impl fmt::Display for Step {
             Self::SetFirewall(_) => f.write_str("replace table inet weft"),
             Self::RemoveFirewall => f.write_str("remove table inet weft"),
             Self::ForgetFlows(ports) => {
-                let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+                let ports: Vec<String> = ports.keys().map(u16::to_string).collect();
                 write!(f, "forget flows to udp ports {}", ports.join(" "))
             }
         }

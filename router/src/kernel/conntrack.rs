@@ -2,9 +2,9 @@
 //! where a port of the host leads elsewhere than it did: a UDP flow keeps its first destination for
 //! as long as packets come.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::nft::{Attributes, Message, Nftnetlink};
 
@@ -15,22 +15,29 @@ const DELETE: u16 = 2;
 const HEADER: usize = 4;
 const NESTED: u16 = 0x8000;
 const TUPLE_ORIGINAL: u16 = 1;
+const TUPLE_REPLY: u16 = 2;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
 
-/// Forgets the UDP flows to these ports of these addresses. The rest, and a flow that ends
-/// meanwhile, is no matter.
+/// Where UDP ports of the host lead now; one that leads nowhere any more has nothing.
+pub type Targets = BTreeMap<u16, BTreeSet<SocketAddr>>;
+
+/// Forgets the UDP flows to these ports of the host's `addresses` that go elsewhere. A flow that
+/// ends meanwhile is no matter.
 pub(crate) fn forget_udp(
     netlink: &mut Nftnetlink,
-    ports: &BTreeSet<u16>,
+    targets: &Targets,
     addresses: &BTreeSet<IpAddr>,
 ) -> io::Result<()> {
     let dump = libc::NLM_F_DUMP as u16;
     let all = message(GET, dump, 0).request();
     let stale = netlink.dump(&all, |flow| {
         let attributes = flow.attributes(HEADER);
-        let (address, port) = udp_destination(attributes.nested(TUPLE_ORIGINAL))?;
-        (ports.contains(&port) && addresses.contains(&address)).then_some(())?;
+        let to = udp_end(attributes.nested(TUPLE_ORIGINAL), End::Destination)?;
+        let answers = udp_end(attributes.nested(TUPLE_REPLY), End::Source)?;
+        let wanted = targets.get(&to.port())?;
+        let is_stale = addresses.contains(&to.ip()) && !wanted.contains(&answers);
+        is_stale.then_some(())?;
         let mut request = message(DELETE, 0, *flow.body.first()?);
         request = request.attr(TUPLE_ORIGINAL | NESTED, attributes.find(TUPLE_ORIGINAL)?);
         for kind in [ID, ZONE] {
@@ -53,15 +60,25 @@ fn message(kind: u16, flags: u16, family: u8) -> Message {
     Message::new((SUBSYSTEM << 8) | kind, flags, &[family, 0, 0, 0])
 }
 
-/// Where the first packet of a UDP flow was sent to.
-fn udp_destination(tuple: Attributes<'_>) -> Option<(IpAddr, u16)> {
+#[derive(Clone, Copy)]
+enum End {
+    Source,
+    Destination,
+}
+
+/// One end of a UDP flow, as the packets of one direction have it.
+fn udp_end(tuple: Attributes<'_>, end: End) -> Option<SocketAddr> {
     let (ip, transport) = (tuple.nested(1), tuple.nested(2));
+    let (v4, v6, port) = match end {
+        End::Source => (1, 3, 2),
+        End::Destination => (2, 4, 3),
+    };
     let is_udp = transport.find(1)? == [libc::IPPROTO_UDP as u8];
-    let port: [u8; 2] = transport.find(3)?.try_into().ok()?;
-    let v4 = || <[u8; 4]>::try_from(ip.find(2)?).ok().map(IpAddr::from);
-    let v6 = || <[u8; 16]>::try_from(ip.find(4)?).ok().map(IpAddr::from);
+    let port: [u8; 2] = transport.find(port)?.try_into().ok()?;
+    let v4 = || <[u8; 4]>::try_from(ip.find(v4)?).ok().map(IpAddr::from);
+    let v6 = || <[u8; 16]>::try_from(ip.find(v6)?).ok().map(IpAddr::from);
     let address = v4().or_else(v6)?;
-    is_udp.then_some((address, u16::from_be_bytes(port)))
+    is_udp.then_some(SocketAddr::new(address, u16::from_be_bytes(port)))
 }
 
 #[cfg(test)]
@@ -81,16 +98,20 @@ mod tests {
     }
 
     #[test]
-    fn the_destination_of_a_udp_flow_is_read() {
-        let wanted = Some(("192.0.2.1".parse().unwrap(), 53));
-        assert_eq!(udp_destination(tuple(17).attributes(0)), wanted);
-        assert_eq!(udp_destination(tuple(6).attributes(0)), None);
+    fn both_ends_of_a_udp_flow_are_read() {
+        let end = |protocol, end| udp_end(tuple(protocol).attributes(0), end);
+        let read = |text: &str| Some(text.parse().unwrap());
+        assert_eq!(end(17, End::Destination), read("192.0.2.1:53"));
+        assert_eq!(end(17, End::Source), read("10.0.0.1:258"));
+        assert_eq!(end(6, End::Source), None);
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
-            let _ = udp_destination(Message::new(0, 0, &bytes).attributes(0));
+            for end in [End::Source, End::Destination] {
+                let _ = udp_end(Message::new(0, 0, &bytes).attributes(0), end);
+            }
         }
     }
 }

@@ -21,7 +21,7 @@ use super::nft::{self, Nftnetlink, Published};
 use super::snapshot;
 use super::sysctl::{self, Kept};
 use super::veth::{self, Reaper};
-use super::{Kernel, KernelError, StepError};
+use super::{Kernel, KernelError, StepError, Targets};
 use crate::host::{Desired, Observed, Target};
 use crate::overlap::Snapshot;
 use crate::plan::{Plan, Step, plan};
@@ -163,6 +163,16 @@ impl Linux {
             .map_err(KernelError::during("read the rules of ports"))
     }
 
+    /// Forgets flows that go elsewhere than ports of the host do now.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub(crate) async fn forget_flows(&self, targets: Targets) -> Result<(), KernelError> {
+        self.call(move |worker| worker.forget_flows(&targets))
+            .await?
+            .map_err(KernelError::during("forget flows of ports"))
+    }
+
     /// Takes away everything that bears our mark and puts the sysctls back: routes of our protocol,
     /// our table, every link named `weft…` that is a veth, a TUN or WireGuard's. Goes on past failures.
     ///
@@ -272,17 +282,19 @@ impl Worker {
         match step {
             Step::SetFirewall(ruleset) => self.nft()?.commit(nft::replace_table(ruleset)),
             Step::RemoveFirewall => self.nft()?.commit(nft::remove_table()),
-            Step::ForgetFlows(ports) => {
-                let addresses = netlink::addresses(&mut self.route)?;
-                let addresses = addresses.into_iter().map(|(_, net)| net.addr()).collect();
-                conntrack::forget_udp(self.nft()?, ports, &addresses)
-            }
+            Step::ForgetFlows(targets) => self.forget_flows(targets),
             Step::SetSysctl { .. } if !guarded => {
                 Err(io::Error::other("left alone: the firewall is not in place"))
             }
             Step::SetSysctl { key, value } => self.kept.set(key, value),
             _ => Ok(()),
         }
+    }
+
+    fn forget_flows(&mut self, targets: &Targets) -> io::Result<()> {
+        let addresses = netlink::addresses(&mut self.route)?;
+        let addresses = addresses.into_iter().map(|(_, net)| net.addr()).collect();
+        conntrack::forget_udp(self.nft()?, targets, &addresses)
     }
 
     fn cleanup(&mut self) -> io::Result<Cleaned> {

@@ -20,6 +20,7 @@ use std::io;
 
 use tokio::sync::watch;
 
+pub use conntrack::Targets;
 pub use linux::{Cleaned, Linux};
 
 use crate::host::Observed;

@@ -81,7 +81,8 @@ pub(crate) fn a_port_of_the_host_leads_to_its_pod() -> Result<()> {
         let from = underlay(&client)?[at];
         // No waiting: an ADD returns when its ports lead there.
         asked(netns(&client), host, from).context("a client outside")?;
-        let seen = ask_udp(&early[at], (host, 5353)).context("an early client")?;
+        let seen = ask_udp(&early[at], (host, 5353))
+            .with_context(|| format!("an early client of {host}; {}", a.said()))?;
         ensure(seen == from, seen)?;
         asked(netns(a), host, host).context("the host")?;
         let neighbour = two.pods[0].addresses()[at];

@@ -9,6 +9,7 @@ use weft_cni::Protocol;
 use super::encode::elements;
 use super::matches::encode_rule;
 use super::set::Set;
+use crate::kernel::Targets;
 
 /// The whole of our table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -175,6 +176,19 @@ impl Ruleset {
         Fingerprint {
             chains: chains.collect(),
         }
+    }
+
+    /// Where UDP ports of the host lead.
+    pub fn udp_targets(&self) -> Targets {
+        let mut targets = Targets::new();
+        for rule in self.chains.iter().flat_map(|chain| &chain.rules) {
+            if let (Action::DestinationNat(to), Some(Match::Port(Protocol::Udp, port))) =
+                (&rule.action, rule.matches.last())
+            {
+                targets.entry(*port).or_default().insert(*to);
+            }
+        }
+        targets
     }
 
     /// What is in each set, in short.
