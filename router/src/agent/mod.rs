@@ -141,6 +141,7 @@ impl Agent {
             workloads,
             dns,
             node: reconciler.report(),
+            ask: reconciler.ask(),
             down,
         });
         Ok(Self {

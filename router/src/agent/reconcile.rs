@@ -34,6 +34,12 @@ const LOOK: Duration = Duration::from_secs(1);
 const RESYNC: u32 = 15;
 /// A burst of news is one look.
 const GATHER: Duration = Duration::from_millis(10);
+/// In a mesh of many a look takes long. When news never end, so much of a core's time, one part in
+/// this many, goes into looks, up to a pause that nobody notices.
+const SHARE: u32 = 10;
+const LAST_GATHER: Duration = Duration::from_millis(250);
+/// Who asked for the status asks again soon.
+const ASKED: Duration = Duration::from_secs(5);
 
 /// What the reconciler is built of.
 pub(super) struct Parts {
@@ -62,6 +68,8 @@ pub(super) struct Report {
     /// Of these, what is worth an alert.
     pub(super) notices: Vec<Notice>,
     pub(super) looked: Option<Instant>,
+    /// The last question for the status that this answers. Without one the peers are left out.
+    pub(super) asked: u64,
 }
 
 impl Report {
@@ -88,6 +96,9 @@ pub(super) struct Reconciler {
     host: Host,
     surroundings: Surroundings,
     report: watch::Sender<Arc<Report>>,
+    /// Questions for the status, counted.
+    ask: Arc<watch::Sender<u64>>,
+    asked: Option<(u64, Instant)>,
     announced: Option<Announcement>,
     looks: u32,
     warnings: BTreeSet<String>,
@@ -105,6 +116,8 @@ impl Reconciler {
             public_key: parts.public_key,
             surroundings: Surroundings::new(),
             report: watch::Sender::default(),
+            ask: Arc::default(),
+            asked: None,
             announced: None,
             looks: 0,
             warnings: BTreeSet::new(),
@@ -113,6 +126,11 @@ impl Reconciler {
 
     pub(super) fn report(&self) -> watch::Receiver<Arc<Report>> {
         self.report.subscribe()
+    }
+
+    /// Where one counts up to have the peers told of as well.
+    pub(super) fn ask(&self) -> Arc<watch::Sender<u64>> {
+        Arc::clone(&self.ask)
     }
 
     /// Whether pods lose the mesh when this process ends.
@@ -138,6 +156,8 @@ impl Reconciler {
         let mut attached = self.workloads.snapshot();
         let mut host = self.host.kernel.changed();
         let mut alive = self.device.probes.changed();
+        let mut asked = self.ask.subscribe();
+        let mut gather = GATHER;
         let mut tick = tokio::time::interval(LOOK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -147,10 +167,11 @@ impl Reconciler {
                 _ = roster.changed() => {}
                 _ = attached.changed() => {}
                 _ = alive.changed() => {}
+                _ = asked.changed() => {}
                 _ = host.changed() => look_at_host = true,
                 _ = tick.tick() => {}
             }
-            tokio::time::sleep(GATHER).await;
+            tokio::time::sleep(gather).await;
             look_at_host |= host.has_changed().unwrap_or(false);
             host.mark_unchanged();
             self.looks = self.looks.wrapping_add(1);
@@ -161,7 +182,13 @@ impl Reconciler {
             let own = Arc::clone(&own.borrow_and_update());
             let attached = Arc::clone(&attached.borrow_and_update());
             alive.mark_unchanged();
+            let question = *asked.borrow_and_update();
+            if self.asked.map_or(0, |(last, _)| last) != question {
+                self.asked = Some((question, Instant::now()));
+            }
+            let begun = Instant::now();
             self.look(&own, &roster, &attached, look_at_host).await?;
+            gather = (begun.elapsed() * SHARE).clamp(GATHER, LAST_GATHER);
         }
     }
 
@@ -239,10 +266,16 @@ impl Reconciler {
         self.say_new(&problems);
         let mut engine = self.device.report();
         engine.drops.extend(self.host.drops().await);
+        let asked = self.asked.filter(|(_, at)| at.elapsed() < ASKED);
+        let asked = asked.map(|(question, _)| question);
         let endpoints = self.announced.iter().flat_map(|a| &a.endpoints);
         let report = Report {
             engine,
-            peers: self.device.peers_report(roster, &inside),
+            peers: match asked {
+                Some(_) => self.device.peers_report(roster, &inside),
+                None => Vec::new(),
+            },
+            asked: asked.unwrap_or_default(),
             names,
             endpoints: endpoints.map(ToString::to_string).collect(),
             pools,

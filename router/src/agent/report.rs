@@ -38,6 +38,8 @@ pub(super) struct Control {
     pub(super) workloads: Arc<Workloads>,
     pub(super) dns: Arc<weft_dns::Server>,
     pub(super) node: watch::Receiver<Arc<Report>>,
+    /// Counted up for each question, so that the report tells of the peers too.
+    pub(super) ask: Arc<watch::Sender<u64>>,
     pub(super) down: watch::Sender<bool>,
 }
 
@@ -101,7 +103,9 @@ impl Control {
     /// Waits until there is something true to say; a look that hangs is no reason for silence.
     async fn first_look(&self) {
         let mut node = self.node.clone();
-        let looked = node.wait_for(|report| !report.pools.is_empty());
+        self.ask.send_modify(|question| *question += 1);
+        let question = *self.ask.borrow();
+        let looked = node.wait_for(|report| !report.pools.is_empty() && report.asked >= question);
         let _ = tokio::time::timeout(FIRST_LOOK, looked).await;
     }
 

@@ -122,8 +122,9 @@ async fn gather(mut all: Gather) {
         all.standing.send_replace(standing);
         tokio::select! {
             changed = all.node.changed() => if changed.is_err() { return },
-            _ = all.notices.changed() => {}
-            _ = all.refused.changed() => {}
+            // Whoever tells nothing any more, or never did, is not waited for.
+            Ok(()) = all.notices.changed() => {}
+            Ok(()) = all.refused.changed() => {}
         }
     }
 }

@@ -223,3 +223,6 @@ fn owner(meta: &Meta, name: &NodeName) -> Option<String> {
 fn said(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
+
+#[cfg(test)]
+mod tests;

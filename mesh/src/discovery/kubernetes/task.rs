@@ -127,9 +127,9 @@ impl Task {
                     None => return,
                 },
                 Some(range) = taken.recv() => { self.claims.taken.insert(range); }
-                _ = self.announced.changed() => {}
-                _ = self.services.changed() => {}
-                _ = feeds.changed() => {}
+                Ok(()) = self.announced.changed() => {}
+                Ok(()) = self.services.changed() => {}
+                Ok(()) = feeds.changed() => {}
                 () = wait => {}
             }
             // A Node's heartbeat is no news.
