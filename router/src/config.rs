@@ -6,6 +6,8 @@
 mod corpus;
 mod kubernetes;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod text;
 mod words;
 

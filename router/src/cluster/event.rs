@@ -1,6 +1,7 @@
 //! Events on this node's Node: one for each trouble that begins, and no flood of them.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -107,11 +108,7 @@ fn event(name: &NodeName, uid: &str, notice: &Notice) -> Value {
     json!({
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
-        // A Node's name may fill all that a name has room for.
-        "metadata": {
-            "generateName": format!("{}-", name.as_str().chars().take(200).collect::<String>().trim_end_matches(['.', '-'])),
-            "namespace": NAMESPACE,
-        },
+        "metadata": {"name": object_name(name, notice), "namespace": NAMESPACE},
         "eventTime": clock::micro(now),
         "reportingController": "weft.dev/weft",
         "reportingInstance": name.as_str().chars().take(128).collect::<String>(),
@@ -123,13 +120,30 @@ fn event(name: &NodeName, uid: &str, notice: &Notice) -> Value {
     })
 }
 
+/// One trouble is one object for as long as the server keeps it, whichever run of the agent tells
+/// of it.
+fn object_name(name: &NodeName, notice: &Notice) -> String {
+    let mut hasher = DefaultHasher::new();
+    notice.hash(&mut hasher);
+    // A Node's name may fill all that a name has room for.
+    let start: String = name.as_str().chars().take(200).collect();
+    format!(
+        "{}.{:016x}",
+        start.trim_end_matches(['.', '-']),
+        hasher.finish()
+    )
+}
+
 async fn create(kubernetes: &Kubernetes, event: &Value) -> kube::Result<()> {
     let body = serde_json::to_vec(event).map_err(kube::Error::SerdeError)?;
     let path = format!("/apis/events.k8s.io/v1/namespaces/{NAMESPACE}/events");
     let request = Request::new(path)
         .create(&PostParams::default(), body)
         .map_err(kube::Error::BuildRequest)?;
-    super::answered(kubernetes.client().request::<Value>(request)).await
+    match super::answered(kubernetes.client().request::<Value>(request)).await {
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        answer => answer,
+    }
 }
 
 #[cfg(test)]
@@ -159,6 +173,21 @@ mod tests {
         assert_eq!(told.due(&present, start + 2 * AGAIN).len(), 1);
         told.untold(&present[0]);
         assert_eq!(told.due(&present, start + 2 * AGAIN).len(), 1);
+    }
+
+    #[test]
+    fn an_events_name_is_its_troubles_and_short_enough() {
+        let name = |node: &str, text: &str| object_name(&node.parse().unwrap(), &notice(text));
+        assert_eq!(name("a", "x"), name("a", "x"));
+        assert_ne!(name("a", "x"), name("a", "y"));
+        let long = [
+            "x".repeat(63),
+            "y".repeat(63),
+            "z".repeat(63),
+            "w".repeat(61),
+        ]
+        .join(".");
+        assert!(name(&long, "x").len() <= 253);
     }
 
     #[test]

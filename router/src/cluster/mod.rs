@@ -26,7 +26,7 @@ use crate::config::{Config, KubernetesConfig};
 const ANSWER: Duration = Duration::from_secs(30);
 
 /// Something that is wrong, with a word worth an alert.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Notice {
     /// `RangeOverlap`, `ForwardingBlocked` and the like.
     pub(crate) reason: &'static str,
