@@ -144,7 +144,10 @@ impl Control {
     fn status(&self) -> Status {
         let report = Arc::clone(&self.node.borrow());
         let discovery = self.membership.discovery();
-        let (own, health) = (Arc::clone(&discovery.own().borrow()), discovery.health());
+        // Not in one expression: discovery waits for whoever looks at its news, and asking for its
+        // health waits for discovery.
+        let own = Arc::clone(&discovery.own().borrow());
+        let health = discovery.health();
         let attached = Arc::clone(&self.workloads.snapshot().borrow());
         let connections = health.connections.into_iter();
         let mut connections: Vec<ConnectionStatus> = connections
