@@ -1,5 +1,6 @@
 //! The lab in which weft is tested: nodes, pods, links and faults in network namespaces.
 
+pub mod cluster;
 pub mod cnitool;
 pub mod guest;
 pub mod lab;

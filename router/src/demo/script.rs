@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::capture::{Capture, Watch};
+use super::capture::{Capture, Hosts, Watch};
 use super::net::{NetError, Netns, Node, Privilege, Segment, enter};
 use super::stage::{Pod, Stage, nobody};
 use super::steps::{Report, Steps};
@@ -157,6 +157,7 @@ fn watch(stage: &mut Stage, secret: &str) -> Result<((), String), StepError> {
         port: PORT,
         pools: pools.map_err(|error| StepError(format!("the pools: {error}")))?,
         secrets: vec![secret.as_bytes().to_vec()],
+        hosts: Hosts::Silent,
     };
     let capture = Capture::start(netns, segment.bridge(), watch)?;
     let (to, _) = segment.addresses(3)?;

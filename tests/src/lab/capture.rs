@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use ipnet::IpNet;
-use weft_router::demo::capture::{Capture, Counts, Watch};
+use weft_router::demo::capture::{Capture, Counts, Hosts, Watch};
 
 use super::Lab;
 
@@ -22,6 +22,7 @@ impl Lab {
             port: PORT,
             pools: pools?,
             secrets: secrets.iter().map(|bytes| bytes.to_vec()).collect(),
+            hosts: Hosts::Silent,
         };
         Ok(Capture::start(&self.netns, self.segment.bridge(), watch)?)
     }

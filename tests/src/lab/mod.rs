@@ -26,8 +26,8 @@ pub use pod::Pod;
 
 /// The underlay's ranges: for benchmarks (RFC 2544) and for documentation (RFC 3849), so that no
 /// test leans on what a private range allows.
-const UNDERLAY: (&str, &str) = ("198.18.0.0/16", "2001:db8::/64");
-const UNDERLAY_MTU: u32 = 1500;
+pub(crate) const UNDERLAY: (&str, &str) = ("198.18.0.0/16", "2001:db8::/64");
+pub(crate) const UNDERLAY_MTU: u32 = 1500;
 /// How often a condition is looked at.
 const TICK: Duration = Duration::from_millis(10);
 

@@ -71,6 +71,10 @@ pub fn main(tests: &[Test]) -> ExitCode {
     if called.is_some_and(|name| name == "weft" || name.starts_with("weft-")) {
         return weft_router::cli::main();
     }
+    // Nor is a cluster's keeper a test.
+    if let Some(code) = crate::cluster::keeper::main() {
+        return code;
+    }
     let rest: Vec<String> = std::env::args().skip(1).collect();
     if let [first, name] = &rest[..]
         && first == ONE

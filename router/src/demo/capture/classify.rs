@@ -3,7 +3,7 @@
 use std::io::BufRead;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::Watch;
+use super::{Hosts, Watch};
 
 const ETH_IPV4: u16 = 0x0800;
 const ETH_ARP: u16 = 0x0806;
@@ -133,16 +133,11 @@ impl<'a> Packet<'a> {
 }
 
 fn of_packet(packet: &Packet<'_>, segment: Option<usize>, watch: &Watch, quoted: Quoted) -> Class {
-    for address in [packet.source, packet.destination] {
-        if watch.pools.iter().any(|pool| pool.contains(&address)) {
-            return Class::Plaintext(format!(
-                "{} with an address of the mesh",
-                protocol(packet.protocol)
-            ));
-        }
+    if let Some(class) = of_mesh(packet, watch) {
+        return class;
     }
     if packet.fragment {
-        return plain("a fragment");
+        return of_host(watch, "a fragment".to_owned());
     }
     match packet.protocol {
         UDP => udp(packet, segment, watch, quoted),
@@ -155,8 +150,22 @@ fn of_packet(packet: &Packet<'_>, segment: Option<usize>, watch: &Watch, quoted:
             Some(133..=137) => neighbour(packet.payload, watch),
             _ => icmp(packet, watch, &[1, 2, 3, 4]),
         },
-        other => Class::Plaintext(protocol(other)),
+        other => of_host(watch, protocol(other)),
     }
+}
+
+/// A packet that has an address of the ranges.
+fn of_mesh(packet: &Packet<'_>, watch: &Watch) -> Option<Class> {
+    let inside = |address| watch.pools.iter().any(|pool| pool.contains(address));
+    [packet.source, packet.destination]
+        .iter()
+        .any(inside)
+        .then(|| {
+            Class::Plaintext(format!(
+                "{} with an address of the mesh",
+                protocol(packet.protocol)
+            ))
+        })
 }
 
 fn udp(packet: &Packet<'_>, segment: Option<usize>, watch: &Watch, quoted: Quoted) -> Class {
@@ -164,7 +173,7 @@ fn udp(packet: &Packet<'_>, segment: Option<usize>, watch: &Watch, quoted: Quote
         return plain("a broken UDP datagram");
     };
     if from != watch.port && to != watch.port {
-        return Class::Plaintext(format!("UDP {from} to {to}"));
+        return of_host(watch, format!("UDP {from} to {to}"));
     }
     let payload = packet.payload.get(8..).unwrap_or_default();
     if quoted == Quoted::Yes {
@@ -196,7 +205,7 @@ fn tcp(packet: &Packet<'_>, watch: &Watch, quoted: Quoted) -> Class {
         return plain("a broken TCP segment");
     };
     if from != watch.port && to != watch.port {
-        return Class::Plaintext(format!("TCP {from} to {to}"));
+        return of_host(watch, format!("TCP {from} to {to}"));
     }
     if quoted == Quoted::Yes {
         return Class::Noise;
@@ -221,17 +230,29 @@ fn tcp(packet: &Packet<'_>, watch: &Watch, quoted: Quoted) -> Class {
 fn icmp(packet: &Packet<'_>, watch: &Watch, errors: &[u8]) -> Class {
     let kind = packet.payload.first().copied().unwrap_or_default();
     if !errors.contains(&kind) {
-        return Class::Plaintext(format!("{} type {kind}", protocol(packet.protocol)));
+        return of_host(watch, format!("{} type {kind}", protocol(packet.protocol)));
     }
     match packet.payload.get(8..).and_then(Packet::parse) {
         // An error is never about an error (RFC 1122, section 3.2.2), so this ends.
         Some(inner) if inner.protocol == UDP || inner.protocol == TCP => {
             of_packet(&inner, None, watch, Quoted::Yes)
         }
-        _ => Class::Plaintext(format!(
-            "{} about something else",
-            protocol(packet.protocol)
-        )),
+        inner => inner
+            .and_then(|inner| of_mesh(&inner, watch))
+            .unwrap_or_else(|| {
+                of_host(
+                    watch,
+                    format!("{} about something else", protocol(packet.protocol)),
+                )
+            }),
+    }
+}
+
+/// What a packet is that is neither the mesh's nor has an address of the ranges.
+fn of_host(watch: &Watch, what: String) -> Class {
+    match watch.hosts {
+        Hosts::Silent => Class::Plaintext(what),
+        Hosts::Ignored => Class::Noise,
     }
 }
 
@@ -315,6 +336,7 @@ mod tests {
                 "fd00:7ef7::/48".parse().unwrap(),
             ],
             secrets: vec![b"the page".to_vec()],
+            hosts: Hosts::Silent,
         }
     }
 
@@ -446,6 +468,29 @@ mod tests {
             None,
             "plaintext: TCP with an address of the mesh",
         );
+    }
+
+    #[test]
+    fn hosts_with_business_of_their_own_are_noise_and_a_pod_is_not() {
+        let watch = Watch {
+            hosts: Hosts::Ignored,
+            ..watch()
+        };
+        let class = |source, destination, protocol, payload: &[u8]| {
+            let bytes = frame(ETH_IPV4, &v4(source, destination, protocol, payload));
+            let frame = Frame {
+                bytes: &bytes,
+                segment: None,
+            };
+            classify(frame, &watch)
+        };
+        let dns = udp(40000, 53, b"");
+        assert_eq!(class(A, B, UDP, &dns), Class::Noise);
+        assert_eq!(class(A, B, ICMP, &[8; 16]), Class::Noise);
+        assert!(matches!(class(A, POD, UDP, &dns), Class::Plaintext(_)));
+        let mut error = vec![3, 3, 0, 0, 0, 0, 0, 0];
+        error.extend(v4(A, POD, ICMP, &[8; 16]));
+        assert!(matches!(class(B, A, ICMP, &error), Class::Plaintext(_)));
     }
 
     #[test]

@@ -25,6 +25,17 @@ pub struct Watch {
     pub pools: Vec<IpNet>,
     /// Bytes that may be seen nowhere, not even inside what looks sealed.
     pub secrets: Vec<Vec<u8>>,
+    /// What the hosts' own traffic is.
+    pub hosts: Hosts,
+}
+
+/// What packets are that have no address of the ranges and are not the mesh's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hosts {
+    /// Plaintext: on this underlay the hosts have nothing to say but by the mesh.
+    Silent,
+    /// Noise: they have business of their own.
+    Ignored,
 }
 
 /// What was seen.

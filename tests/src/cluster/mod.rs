@@ -1,0 +1,530 @@
+//! A Kubernetes cluster in the lab: upstream's own programs on nodes that are namespaces of this
+//! machine, on an underlay that is watched.
+//!
+//! What is here starts it and asks it; it lives in a process of its own ([`keeper`]), and is gone
+//! with it. Needs root: a kubelet makes control groups and mounts.
+
+mod call;
+mod cgroup;
+mod control;
+pub mod e2e;
+mod identity;
+pub mod image;
+pub mod keeper;
+mod network;
+mod node;
+mod options;
+mod standing;
+mod upstream;
+mod weft;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::getuid;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::lab::eventually;
+use call::Call;
+use cgroup::Group;
+use keeper::Orders;
+pub use options::{Cni, Dns, Family, Options, Profile, Proxy};
+pub use upstream::Upstream;
+pub use weft::{Built, build};
+
+/// The node whose namespace has the control plane too.
+pub const FIRST_NODE: &str = "node-1";
+/// Where a cluster's folder is, unless the variable says otherwise.
+const DEFAULT: &str = "target/cluster";
+const VARIABLE: &str = "WEFT_CLUSTER_DIR";
+/// How long a keeper that was told to end may take for it.
+const END: Duration = Duration::from_secs(20);
+
+/// How long a cluster stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Lifetime {
+    /// Until [`Cluster::down`], whatever becomes of the process that started it.
+    Detached,
+    /// As long as the [`Cluster`] that [`Cluster::up`] returned.
+    Owner,
+}
+
+/// A cluster, from outside.
+#[derive(Debug)]
+pub struct Cluster {
+    layout: Layout,
+    programs: PathBuf,
+    /// Closed with the owner, which ends a cluster of its lifetime.
+    _owner: Option<ChildStdin>,
+}
+
+/// What the keeper says of the cluster.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Status {
+    pub nodes: Vec<NodeStatus>,
+    /// Daemons that have ended by themselves, and how.
+    pub ended: Vec<String>,
+    pub capture: Seen,
+}
+
+/// A node that is switched on.
+#[derive(Clone, Debug, Deserialize)]
+pub struct NodeStatus {
+    pub name: String,
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What was seen on the underlay so far.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Seen {
+    pub frames: u64,
+    pub wireguard: u64,
+    /// Frames with an address of a pod in the clear.
+    pub plaintext: u64,
+    /// Those by description.
+    pub samples: std::collections::BTreeMap<String, u64>,
+    /// Frames that were lost to the capture.
+    pub kernel_dropped: u64,
+}
+
+impl Cluster {
+    /// Starts a cluster in the usual folder, after cleaning up what an earlier one left there. Says
+    /// each step.
+    ///
+    /// # Errors
+    /// Without root, or when something is missing or does not start, with the way to its log.
+    pub fn up(options: Options, lifetime: Lifetime, say: &mut dyn FnMut(&str)) -> Result<Self> {
+        ensure!(
+            getuid().is_root(),
+            "a cluster needs root: its kubelets make mounts and control groups"
+        );
+        let layout = Layout::usual()?;
+        layout.check()?;
+        layout.down()?;
+        let upstream = Upstream::ready(&mut *say)?;
+        let mut images = vec![upstream.archive()];
+        if options.cni == Cni::Weft {
+            say("building weft's image");
+            let archive = layout.dir().join("weft.tar");
+            image::write(&[build(options.profile)?.image()?], &archive)?;
+            images.push(archive);
+        }
+        let orders = Orders {
+            options,
+            programs: upstream.dir().to_owned(),
+            images,
+            lifetime,
+        };
+        let owner = keeper::start(&layout, &orders, say)?;
+        Ok(Self {
+            programs: upstream.dir().to_owned(),
+            layout,
+            _owner: owner,
+        })
+    }
+
+    /// The cluster that stands in the usual folder.
+    ///
+    /// # Errors
+    /// When none does.
+    pub fn open() -> Result<Self> {
+        let layout = Layout::usual()?;
+        let orders = fs::read(layout.orders()).context("there is no cluster; start one by `up`")?;
+        let orders: Orders = serde_json::from_slice(&orders)?;
+        let this = Self {
+            layout,
+            programs: orders.programs,
+            _owner: None,
+        };
+        this.status()
+            .context("there is no cluster; start one by `up`")?;
+        Ok(this)
+    }
+
+    /// Ends the cluster of the usual folder and takes away all that it left, whatever state it is in.
+    ///
+    /// # Errors
+    /// When the kernel does not let go of something.
+    pub fn down() -> Result<()> {
+        ensure!(getuid().is_root(), "only root can end a cluster");
+        Layout::usual()?.down()
+    }
+
+    /// What stands, and what was seen on the underlay.
+    ///
+    /// # Errors
+    /// When the keeper is gone.
+    pub fn status(&self) -> Result<Status> {
+        Ok(serde_json::from_value(self.ask(&Call::Status)?)?)
+    }
+
+    /// Counts what is seen on the underlay from nothing again.
+    ///
+    /// # Errors
+    /// When the keeper is gone.
+    pub fn reset_capture(&self) -> Result<()> {
+        self.ask(&Call::ResetCapture).map(drop)
+    }
+
+    /// Switches a node on that the cluster has not: a new one, or one that was switched off, with the
+    /// disk that it had and another address. Returns once it is registered, before it is ready.
+    ///
+    /// # Errors
+    /// When it is on already, or does not start.
+    pub fn add(&self, node: &str) -> Result<()> {
+        self.ask(&Call::Add { node: node.into() }).map(drop)
+    }
+
+    /// Switches a node off, as a power cut does. Its Node object and its disk stay.
+    ///
+    /// # Errors
+    /// When there is none, or it is the first one.
+    pub fn remove(&self, node: &str) -> Result<()> {
+        self.ask(&Call::Remove { node: node.into() }).map(drop)
+    }
+
+    /// Empties the disk of a node that is switched off.
+    ///
+    /// # Errors
+    /// When it is on, or has none.
+    pub fn wipe(&self, node: &str) -> Result<()> {
+        self.ask(&Call::Wipe { node: node.into() }).map(drop)
+    }
+
+    /// Switches a node off and on again, with the same disk and address. Returns once its daemons are
+    /// started.
+    ///
+    /// # Errors
+    /// When there is none, or it is the first one.
+    pub fn reboot(&self, node: &str) -> Result<()> {
+        self.ask(&Call::Reboot { node: node.into() }).map(drop)
+    }
+
+    /// Kills a daemon of a node (`containerd`, `kubelet` or `kube-proxy`), not what it started.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill(&self, node: &str, program: &str) -> Result<()> {
+        let (node, program) = (node.into(), program.into());
+        self.ask(&Call::Kill { node, program }).map(drop)
+    }
+
+    /// Starts a daemon of a node again.
+    ///
+    /// # Errors
+    /// When it runs.
+    pub fn start(&self, node: &str, program: &str) -> Result<()> {
+        let (node, program) = (node.into(), program.into());
+        self.ask(&Call::Start { node, program }).map(drop)
+    }
+
+    /// Kills a program of the control plane: `etcd`, `kube-apiserver`, `kube-controller-manager` or
+    /// `kube-scheduler`.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn stop_control(&self, program: &str) -> Result<()> {
+        let program = program.into();
+        self.ask(&Call::StopControl { program }).map(drop)
+    }
+
+    /// Starts a program of the control plane again, and waits for the API server to be ready if it is
+    /// that.
+    ///
+    /// # Errors
+    /// When it runs, or does not become ready.
+    pub fn start_control(&self, program: &str) -> Result<()> {
+        let program = program.into();
+        self.ask(&Call::StartControl { program }).map(drop)
+    }
+
+    /// Runs `kubectl` as an administrator; what it printed.
+    ///
+    /// # Errors
+    /// What it printed to standard error, when it failed.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        printed(self.kubectl_command()?.args(arguments))
+            .with_context(|| format!("kubectl {}", arguments.join(" ")))
+    }
+
+    /// The same, with something on its standard input.
+    ///
+    /// # Errors
+    /// As [`Cluster::kubectl`].
+    pub fn kubectl_with(&self, arguments: &[&str], input: &str) -> Result<String> {
+        use std::io::Write as _;
+        let mut child = self
+            .kubectl_command()?
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let mut stdin = child.stdin.take().context("kubectl's input")?;
+        stdin.write_all(input.as_bytes())?;
+        drop(stdin);
+        let output = child.wait_with_output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "kubectl {}: {said}",
+            arguments.join(" ")
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// An object, or a list of objects, as JSON.
+    ///
+    /// # Errors
+    /// As [`Cluster::kubectl`].
+    pub fn get(&self, arguments: &[&str]) -> Result<Value> {
+        let text = self.kubectl(&[&["get", "-o", "json"], arguments].concat())?;
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    /// Runs a program in a container of a pod; what it printed.
+    ///
+    /// # Errors
+    /// As [`Cluster::kubectl`].
+    pub fn exec(&self, namespace: &str, pod: &str, words: &[&str]) -> Result<String> {
+        self.kubectl(&[&["-n", namespace, "exec", pod, "--"], words].concat())
+    }
+
+    /// `kubectl` as an administrator.
+    ///
+    /// # Errors
+    /// When the cluster is gone.
+    pub fn kubectl_command(&self) -> Result<Command> {
+        let mut command = self.reaching_api(self.programs.join("kubectl"))?;
+        command.arg("--kubeconfig").arg(self.layout.kubeconfig());
+        command
+            .arg("--cache-dir")
+            .arg(self.layout.dir().join("kubectl-cache"));
+        Ok(command)
+    }
+
+    /// A program in the network of the first node, from where the API server is reached, with the
+    /// machine's own files.
+    ///
+    /// # Errors
+    /// When the cluster is gone.
+    pub fn reaching_api(&self, program: impl AsRef<OsStr>) -> Result<Command> {
+        let mut command = Command::new("nsenter");
+        command
+            .args(["--net", "--target", &self.anchor(FIRST_NODE)?.to_string()])
+            .arg(program);
+        Ok(command)
+    }
+
+    /// A program on a node: in its network, among its files, beside its processes.
+    ///
+    /// # Errors
+    /// When the node is not there.
+    pub fn on_node(&self, node: &str, program: impl AsRef<OsStr>) -> Result<Command> {
+        let mut command = Command::new("nsenter");
+        command
+            .args(["--net", "--mount", "--pid", "--target"])
+            .arg(self.anchor(node)?.to_string())
+            .arg(program);
+        Ok(command)
+    }
+
+    /// A program on the underlay, beside the nodes and on none of them.
+    ///
+    /// # Errors
+    /// When the cluster is gone.
+    pub fn outside(&self, program: impl AsRef<OsStr>) -> Result<Command> {
+        let netns = format!("/proc/{}/root/run/netns/underlay", self.keeper()?);
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={netns}")).arg(program);
+        Ok(command)
+    }
+
+    /// The file by which an administrator reaches the API server.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.layout.kubeconfig()
+    }
+
+    /// Where the logs of all daemons are.
+    pub fn logs(&self) -> PathBuf {
+        self.layout.logs()
+    }
+
+    /// The folder of the cluster, which outlives it.
+    pub fn dir(&self) -> &Path {
+        self.layout.dir()
+    }
+
+    /// Where upstream's programs are.
+    pub fn programs(&self) -> &Path {
+        &self.programs
+    }
+
+    /// A process of the node that lives as long as the node does.
+    fn anchor(&self, node: &str) -> Result<u32> {
+        let group = self.layout.group().child(node).child(node::ANCHOR);
+        let first = group.first()?;
+        first.with_context(|| format!("there is no node {node}"))
+    }
+
+    fn keeper(&self) -> Result<u32> {
+        let first = self.layout.group().child("keeper").first()?;
+        first.context("there is no cluster")
+    }
+
+    fn ask(&self, call: &Call) -> Result<Value> {
+        call::ask(&self.layout.socket(), call)
+    }
+}
+
+/// Where everything of a cluster is that others than its keeper see.
+#[derive(Clone, Debug)]
+struct Layout {
+    dir: PathBuf,
+}
+
+impl Layout {
+    fn usual() -> Result<Self> {
+        let dir = std::env::var_os(VARIABLE).map_or_else(|| root().join(DEFAULT), PathBuf::from);
+        Ok(Self::in_dir(&std::path::absolute(dir)?))
+    }
+
+    fn in_dir(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+        }
+    }
+
+    /// The nodes see the machine's files, except in the folders that they have themselves.
+    fn check(&self) -> Result<()> {
+        let hidden = ["/etc", "/opt", "/run", "/var/lib", "/var/log"];
+        match hidden.iter().find(|dir| self.dir.starts_with(dir)) {
+            Some(dir) => {
+                bail!("a cluster's folder cannot be in {dir}, which each node has its own of")
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn orders(&self) -> PathBuf {
+        self.dir.join("orders.json")
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.join("socket")
+    }
+
+    fn logs(&self) -> PathBuf {
+        self.dir.join("logs")
+    }
+
+    fn identities(&self) -> PathBuf {
+        self.dir.join("identities")
+    }
+
+    fn kubeconfig(&self) -> PathBuf {
+        self.dir.join("kubeconfig")
+    }
+
+    /// The cluster's control group, named after its folder: found without any note of it.
+    fn group(&self) -> Group {
+        // FNV-1a: short, and the same in every build.
+        let bytes = self.dir.as_os_str().as_encoded_bytes();
+        let hash = bytes.iter().fold(0x811c_9dc5_u32, |hash, byte| {
+            (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+        });
+        Group::new(format!("weft-cluster-{hash:08x}"))
+    }
+
+    /// Held by the outer of a cluster as long as there is something of it.
+    fn lock(&self) -> Result<fs::File> {
+        let file = fs::File::create(self.dir.join("lock"))?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive)
+            .with_context(|| format!("a cluster stands in {} already", self.dir.display()))?;
+        Ok(file)
+    }
+
+    /// Ends what stands here, in good order if it listens.
+    fn down(&self) -> Result<()> {
+        fs::create_dir_all(&self.dir).with_context(|| format!("make {}", self.dir.display()))?;
+        if call::ask(&self.socket(), &Call::Down).is_err() {
+            // It never came up, or was killed: its group has what is left.
+            self.group().kill()?;
+        }
+        let _lock = eventually("the cluster ends", END, || self.lock())?;
+        self.clean()
+    }
+
+    /// Takes away what is left outside of the cluster's namespaces when nothing runs any more.
+    fn clean(&self) -> Result<()> {
+        let group = self.group();
+        group.kill()?;
+        group.remove()?;
+        let socket = self.socket();
+        if fs::symlink_metadata(&socket).is_ok_and(|found| found.file_type().is_socket()) {
+            fs::remove_file(&socket)?;
+        }
+        for file in [self.orders(), self.kubeconfig(), self.dir.join("weft.tar")] {
+            // Not each is there at each time.
+            let _ = fs::remove_file(file);
+        }
+        let _ = fs::remove_dir_all(self.identities());
+        let _ = fs::remove_dir_all(self.dir.join("kubectl-cache"));
+        Ok(())
+    }
+}
+
+/// The workspace.
+fn root() -> &'static Path {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().unwrap_or(tests)
+}
+
+/// A program of this machine.
+fn program(name: &str) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut dirs: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    // An ordinary user's path lacks them, and root's may.
+    dirs.extend(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    let found = dirs
+        .into_iter()
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file());
+    found.with_context(|| format!("{name} is not installed"))
+}
+
+/// A log to go on with.
+fn log(dir: &Path, name: &str) -> Result<fs::File> {
+    fs::create_dir_all(dir)?;
+    let file = dir.join(format!("{name}.log"));
+    fs::File::options()
+        .create(true)
+        .append(true)
+        .open(&file)
+        .with_context(|| format!("open {}", file.display()))
+}
+
+/// Runs a command to its end; what it printed.
+fn printed(command: &mut Command) -> Result<String> {
+    let output = command.stdin(Stdio::null()).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "{}: {}",
+        output.status,
+        said.trim()
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
