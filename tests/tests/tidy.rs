@@ -76,6 +76,12 @@ fn pure_files_touch_no_clock_no_socket_and_no_disk() {
         "mesh/src/endpoint.rs",
         "mesh/src/probe.rs",
         "mesh/src/member.rs",
+        "mesh/src/discovery/kubernetes/claim.rs",
+        "mesh/src/discovery/kubernetes/holders.rs",
+        "mesh/src/discovery/kubernetes/judge.rs",
+        "mesh/src/discovery/kubernetes/object.rs",
+        "mesh/src/discovery/kubernetes/range.rs",
+        "mesh/src/discovery/kubernetes/world.rs",
         "router/src/desired.rs",
         "router/src/plan.rs",
         "router/src/overlap.rs",
@@ -117,6 +123,22 @@ fn only_the_kernel_layers_open_netlink() {
     assert!(
         !found.is_empty(),
         "the rule looks for words that nobody uses any more"
+    );
+}
+
+#[test]
+fn only_discovery_and_the_agents_cluster_part_speak_to_the_kubernetes_api() {
+    let found = files_with(&["mesh", "router", "dns", "cni"], &["kube::"]);
+    for file in &found {
+        assert!(
+            file.starts_with("mesh/src/discovery/kubernetes/")
+                || file.starts_with("router/src/cluster/"),
+            "{file} speaks to the Kubernetes API"
+        );
+    }
+    assert!(
+        !found.is_empty(),
+        "the rule looks for a word that nobody uses"
     );
 }
 
