@@ -76,3 +76,66 @@ impl Claims {
                 .any(|pool| pool.free_share(&holdings.held).is_none())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{from_value, json};
+
+    use super::*;
+    use crate::discovery::kubernetes::object::{Claim, Node};
+
+    fn node(world: &mut World, name: &str, ranges: &[&str]) {
+        let wire = json!({"metadata": {"name": name, "uid": name}, "spec": {"podCIDRs": ranges}});
+        let (name, node) = Node::cut(from_value(wire).unwrap()).unwrap();
+        world.nodes.insert(name, node);
+    }
+
+    fn claim(world: &mut World, name: &str, range: &str) {
+        let wire = json!({
+            "metadata": {
+                "name": range.replace('/', "-"),
+                "ownerReferences": [{"kind": "Node", "name": name, "uid": name}],
+            },
+            "spec": {"node": name, "range": range},
+        });
+        let (object, claim) = Claim::cut(from_value(wire).unwrap()).unwrap();
+        world.claims.insert(object, claim);
+    }
+
+    #[test]
+    fn a_range_is_claimed_when_it_is_sure_that_none_is_given_and_given_up_when_one_is() {
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        let rules = Rules {
+            pools: vec![Pool {
+                range: net("10.32.0.0/22"),
+                share: 24,
+            }],
+            services: vec![net("10.32.2.0/24")],
+            ..Rules::default()
+        };
+        let me = "a".parse().unwrap();
+        let start = Instant::now();
+        let later = start + PATIENCE;
+        let mut world = World::default();
+        let mut claims = Claims::default();
+        let mut deeds = |world: &World, at| claims.deeds(world, &me, &rules, at).0;
+        assert_eq!(deeds(&world, start), [], "there is no Node");
+        node(&mut world, "a", &[]);
+        assert_eq!(deeds(&world, start), [], "it may be given one yet");
+        claim(&mut world, "b", "10.32.0.0/24");
+        assert_eq!(deeds(&world, later), [Deed::Claim(net("10.32.1.0/24"))]);
+        node(&mut world, "b", &["10.244.0.0/24"]);
+        assert_eq!(deeds(&world, later), [], "the cluster gives ranges");
+        world.nodes.remove(&"b".parse::<NodeName>().unwrap());
+        assert_eq!(deeds(&world, later), [], "the wait begins anew");
+        claims.taken.insert(net("10.32.1.0/24"));
+        let mut deeds = |world: &World, at| claims.deeds(world, &me, &rules, at).0;
+        let last = later + PATIENCE;
+        assert_eq!(deeds(&world, last), [Deed::Claim(net("10.32.3.0/24"))]);
+        claim(&mut world, "a", "10.32.3.0/24");
+        assert_eq!(deeds(&world, last), []);
+        node(&mut world, "a", &["10.244.1.0/24"]);
+        assert_eq!(deeds(&world, last), [Deed::Release("10.32.3.0-24".into())]);
+        assert!(!Claims::is_full(&world, &me, &rules));
+    }
+}

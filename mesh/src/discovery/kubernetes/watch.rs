@@ -272,3 +272,6 @@ impl<K: Kind> Watch<K> {
         Err(error.into())
     }
 }
+
+#[cfg(test)]
+mod tests;
