@@ -27,39 +27,80 @@ pub(super) struct CleanupArgs {
     )]
     cni_conf_dir: PathBuf,
 
+    /// Where `weft install` put the plugin
+    #[arg(
+        long,
+        env = "WEFT_CNI_BIN_DIR",
+        value_name = "DIR",
+        default_value = "/opt/cni/bin"
+    )]
+    cni_bin_dir: PathBuf,
+
+    /// Where the host's files are seen, for a container that has them elsewhere
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
+
     /// Remove the state as well: the node's identity, keys and leases
     #[arg(long)]
     state: bool,
 }
 
 pub(super) fn run(args: &CleanupArgs, socket: &Path) -> anyhow::Result<()> {
-    if UnixStream::connect(socket).is_ok() {
+    let on_host = |path: &Path| args.root.join(path.strip_prefix("/").unwrap_or(path));
+    let socket = on_host(socket);
+    if UnixStream::connect(&socket).is_ok() {
         bail!(
-            "an agent runs at {}: end it first with `weft down`",
+            "an agent runs at {}: end it first, with `weft down` or, in Kubernetes, by deleting its \
+             DaemonSet",
             socket.display()
         );
     }
-    for line in crate::cluster::restore(&args.cni_conf_dir)? {
-        println!("{line}");
+    let mut done = Vec::new();
+    let mut failed = Vec::new();
+
+    // No runtime shall call what is about to go.
+    let conf_dir = on_host(&args.cni_conf_dir);
+    let networks = crate::cluster::restore(&conf_dir);
+    for name in networks.restored {
+        done.push(format!("put back {}", conf_dir.join(name).display()));
     }
+    failed.extend(networks.failed.iter().map(ToString::to_string));
+    let bin_dir = on_host(&args.cni_bin_dir);
+    match super::install::remove(&bin_dir) {
+        Ok(true) => done.push(format!("removed weft-cni from {}", bin_dir.display())),
+        Ok(false) => {}
+        Err(error) => failed.push(format!(
+            "remove weft-cni from {}: {error}",
+            bin_dir.display()
+        )),
+    }
+
+    let state_dir = on_host(&args.state_dir);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("start the runtime")?;
-    let cleaned = runtime.block_on(async { Linux::open(&args.state_dir)?.cleanup().await })?;
-    for line in &cleaned.done {
+    let cleaned = runtime.block_on(async { Linux::open(&state_dir)?.cleanup().await })?;
+    done.extend(cleaned.done);
+    failed.extend(
+        cleaned
+            .failed
+            .iter()
+            .map(|(what, error)| format!("{what}: {error}")),
+    );
+    for line in &done {
         println!("{line}");
     }
-    for (what, error) in &cleaned.failed {
-        eprintln!("weft: {what}: {error}");
+    for line in &failed {
+        eprintln!("weft: {line}");
     }
-    if !cleaned.failed.is_empty() {
-        bail!("{} things could not be taken away", cleaned.failed.len());
+    if !failed.is_empty() {
+        bail!("{} things could not be taken away", failed.len());
     }
-    if args.state && args.state_dir.exists() {
-        std::fs::remove_dir_all(&args.state_dir)
-            .with_context(|| format!("remove {}", args.state_dir.display()))?;
-        println!("removed {}", args.state_dir.display());
+    if args.state && state_dir.exists() {
+        std::fs::remove_dir_all(&state_dir)
+            .with_context(|| format!("remove {}", state_dir.display()))?;
+        println!("removed {}", state_dir.display());
     }
     Ok(())
 }

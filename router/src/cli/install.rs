@@ -46,6 +46,15 @@ pub(super) fn run(args: &InstallArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Takes the plugin away, and says whether it was there.
+pub(super) fn remove(dir: &Path) -> io::Result<bool> {
+    match fs::remove_file(dir.join(PLUGIN)) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Installed {
     Written,
@@ -144,6 +153,8 @@ mod tests {
         assert_eq!(install(dir.path(), b"two").unwrap(), Installed::Written);
         assert_eq!(fs::read(&target).unwrap(), b"two");
         assert_eq!(names(dir.path()), [PLUGIN]);
+        assert!(remove(dir.path()).unwrap());
+        assert!(!remove(dir.path()).unwrap());
     }
 
     #[test]

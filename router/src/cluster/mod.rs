@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use weft_cni::confdir::TakeOver;
 use weft_mesh::discovery::kubernetes::Kubernetes;
 use weft_mesh::discovery::{Problem, ProblemKind};
 
@@ -61,7 +62,10 @@ pub(crate) fn start(
         let place = Place {
             directory: directory.clone(),
             socket: config.socket.clone(),
-            take_over: settings.take_over,
+            take_over: match settings.take_over {
+                true => TakeOver::MoveAside,
+                false => TakeOver::Refuse,
+            },
         };
         let (unready, refused) = (unready.subscribe(), refused.clone());
         tasks.spawn(conflist::keep(place, unready, refused));
