@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
-use weft_tests::cluster::{Cluster, Lifetime, Options, e2e, keeper};
+use weft_tests::cluster::{Cluster, Lifetime, Options, e2e, keeper, usual_dir};
 
 /// A Kubernetes cluster on this machine, of upstream's own programs, in namespaces of its own
 #[derive(Parser)]
@@ -94,13 +94,13 @@ fn act(act: Act) -> Result<ExitCode> {
     let mut say = |what: &str| println!("{what}");
     match act {
         Act::Up(options) => up(options)?,
-        Act::Down => Cluster::down()?,
-        Act::Status => status(&Cluster::open()?)?,
+        Act::Down => Cluster::down(&usual_dir())?,
+        Act::Status => status(&open()?)?,
         Act::Kubectl { arguments } => {
-            return become_it(Cluster::open()?.kubectl_command()?.args(arguments));
+            return become_it(open()?.kubectl_command()?.args(arguments));
         }
         Act::Run { node, words } => {
-            let cluster = Cluster::open()?;
+            let cluster = open()?;
             let (program, arguments) = words.split_first().context("no program")?;
             let mut command = match &*node {
                 "outside" => cluster.outside(program)?,
@@ -109,7 +109,7 @@ fn act(act: Act) -> Result<ExitCode> {
             return become_it(command.args(arguments));
         }
         Act::E2e { focus, skip } => return run_suite(&focus, skip.as_deref()),
-        Act::Node(act) => node(&Cluster::open()?, &act)?,
+        Act::Node(act) => node(&open()?, &act)?,
         Act::Build => {
             let upstream = weft_tests::cluster::Upstream::ready(&mut say)?;
             println!("Kubernetes is in {}", upstream.dir().display());
@@ -118,9 +118,15 @@ fn act(act: Act) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn open() -> Result<Cluster> {
+    Cluster::open(&usual_dir())
+}
+
 fn up(options: Options) -> Result<()> {
     let started = Instant::now();
-    Cluster::up(options, Lifetime::Detached, &mut |what| println!("{what}"))?;
+    Cluster::up(&usual_dir(), options, Lifetime::Detached, &mut |what| {
+        println!("{what}")
+    })?;
     println!(
         "\nup in {:.1} s. Now, each after `cargo run -p weft-tests --bin cluster --`:\n\
          \x20 kubectl get nodes,pods -A -o wide\n\
@@ -169,7 +175,7 @@ fn node(cluster: &Cluster, act: &NodeAct) -> Result<()> {
 }
 
 fn run_suite(focus: &str, skip: Option<&str>) -> Result<ExitCode> {
-    let cluster = Cluster::open()?;
+    let cluster = open()?;
     let started = Instant::now();
     let specs = e2e::run(&cluster, focus, skip, e2e::Words::Shown)?;
     ensure!(!specs.is_empty(), "{focus:?} chooses nothing of the suite");

@@ -33,6 +33,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::lab::eventually;
+use crate::runner::skip;
 use call::Call;
 use cgroup::Group;
 use keeper::Orders;
@@ -42,8 +43,10 @@ pub use weft::{Built, build};
 
 /// The node whose namespace has the control plane too.
 pub const FIRST_NODE: &str = "node-1";
-/// Where a cluster's folder is, unless the variable says otherwise.
+/// Where the command's cluster has its folder, unless the variable says otherwise.
 const DEFAULT: &str = "target/cluster";
+/// Where that of the tests has it.
+const OF_TESTS: &str = "target/cluster-tests";
 const VARIABLE: &str = "WEFT_CLUSTER_DIR";
 /// How long a keeper that was told to end may take for it.
 const END: Duration = Duration::from_secs(20);
@@ -96,17 +99,22 @@ pub struct Seen {
 }
 
 impl Cluster {
-    /// Starts a cluster in the usual folder, after cleaning up what an earlier one left there. Says
+    /// Starts a cluster whose folder is `dir`, after cleaning up what an earlier one left there. Says
     /// each step.
     ///
     /// # Errors
     /// Without root, or when something is missing or does not start, with the way to its log.
-    pub fn up(options: Options, lifetime: Lifetime, say: &mut dyn FnMut(&str)) -> Result<Self> {
+    pub fn up(
+        dir: &Path,
+        options: Options,
+        lifetime: Lifetime,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<Self> {
         ensure!(
             getuid().is_root(),
             "a cluster needs root: its kubelets make mounts and control groups"
         );
-        let layout = Layout::usual()?;
+        let layout = Layout::in_dir(&std::path::absolute(dir)?);
         layout.check()?;
         layout.down()?;
         let upstream = Upstream::ready(&mut *say)?;
@@ -131,12 +139,12 @@ impl Cluster {
         })
     }
 
-    /// The cluster that stands in the usual folder.
+    /// The cluster whose folder this is.
     ///
     /// # Errors
-    /// When none does.
-    pub fn open() -> Result<Self> {
-        let layout = Layout::usual()?;
+    /// When none stands.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let layout = Layout::in_dir(&std::path::absolute(dir)?);
         let orders = fs::read(layout.orders()).context("there is no cluster; start one by `up`")?;
         let orders: Orders = serde_json::from_slice(&orders)?;
         let this = Self {
@@ -149,13 +157,13 @@ impl Cluster {
         Ok(this)
     }
 
-    /// Ends the cluster of the usual folder and takes away all that it left, whatever state it is in.
+    /// Ends the cluster whose folder this is and takes away all that it left, whatever state it is in.
     ///
     /// # Errors
     /// When the kernel does not let go of something.
-    pub fn down() -> Result<()> {
+    pub fn down(dir: &Path) -> Result<()> {
         ensure!(getuid().is_root(), "only root can end a cluster");
-        Layout::usual()?.down()
+        Layout::in_dir(&std::path::absolute(dir)?).down()
     }
 
     /// What stands, and what was seen on the underlay.
@@ -385,6 +393,39 @@ impl Cluster {
     }
 }
 
+/// The folder of the cluster that the command of this name starts.
+pub fn usual_dir() -> PathBuf {
+    std::env::var_os(VARIABLE).map_or_else(|| root().join(DEFAULT), PathBuf::from)
+}
+
+/// Starts the cluster that the tests of one file share: what the runner does before the first.
+/// Nothing without root, where each of them skips itself.
+///
+/// # Errors
+/// As [`Cluster::up`].
+pub fn for_tests() -> Result<Option<Cluster>> {
+    if !getuid().is_root() {
+        return Ok(None);
+    }
+    let options = Options {
+        profile: Profile::Dev,
+        ..Options::default()
+    };
+    let mut say = |what: &str| eprintln!("cluster: {what}");
+    Cluster::up(&root().join(OF_TESTS), options, Lifetime::Owner, &mut say).map(Some)
+}
+
+/// The cluster of the tests, for one of them.
+///
+/// # Errors
+/// A skip without root.
+pub fn of_tests() -> Result<Cluster> {
+    if !getuid().is_root() {
+        return skip("a cluster needs root: its kubelets make mounts and control groups");
+    }
+    Cluster::open(&root().join(OF_TESTS))
+}
+
 /// Where everything of a cluster is that others than its keeper see.
 #[derive(Clone, Debug)]
 struct Layout {
@@ -392,11 +433,6 @@ struct Layout {
 }
 
 impl Layout {
-    fn usual() -> Result<Self> {
-        let dir = std::env::var_os(VARIABLE).map_or_else(|| root().join(DEFAULT), PathBuf::from);
-        Ok(Self::in_dir(&std::path::absolute(dir)?))
-    }
-
     fn in_dir(dir: &Path) -> Self {
         Self {
             dir: dir.to_owned(),

@@ -19,7 +19,7 @@ use super::identity::Identities;
 use super::keeper::Orders;
 use super::node::{ClusterNode, Kubeconfigs, Machine};
 use super::options::{Cni, Dns, Options};
-use super::{Layout, network};
+use super::{Layout, network, printed};
 use crate::lab::{UNDERLAY, UNDERLAY_MTU, eventually};
 
 /// How long the images may take to get onto a node.
@@ -233,8 +233,15 @@ impl Standing {
             "{name} has the control plane, which would go with it"
         );
         let node = self.nodes.remove(name);
-        node.with_context(|| format!("there is no node {name}"))?
-            .off()
+        let node = node.with_context(|| format!("there is no node {name}"))?;
+        let port = node.port().bridge_port.clone();
+        node.off()?;
+        // The kernel takes a dead namespace's end of a link away some time, and this one with it.
+        let mut delete = self.wan.command("ip");
+        if let Err(error) = printed(delete.args(["link", "delete", &port])) {
+            ensure!(self.wan.netlink().index(&port).is_err(), "{error:#}");
+        }
+        Ok(())
     }
 
     fn wipe(&mut self, name: &str) -> Result<Value> {

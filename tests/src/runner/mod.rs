@@ -61,8 +61,28 @@ macro_rules! lab_tests {
     };
 }
 
+/// Makes the `main` of a file of tests that share a cluster, which each opens by
+/// [`crate::cluster::of_tests`].
+#[macro_export]
+macro_rules! cluster_tests {
+    ($($test:ident),* $(,)?) => {
+        fn main() -> ::std::process::ExitCode {
+            let tests = [
+                $($crate::runner::Test { name: stringify!($test), run: $test }),*
+            ];
+            $crate::runner::main_in(&tests, $crate::cluster::for_tests)
+        }
+    };
+}
+
 /// Runs what the arguments ask for. To be called first thing in `main`.
 pub fn main(tests: &[Test]) -> ExitCode {
+    main_in(tests, || Ok(()))
+}
+
+/// The same, with something that `make` makes before the first test and that is dropped after the
+/// last.
+pub fn main_in<World>(tests: &[Test], make: impl FnOnce() -> anyhow::Result<World>) -> ExitCode {
     // The lab starts agents, plugins and pods' programs from this very executable, by name.
     let program = std::env::args().next().unwrap_or_default();
     let called = Path::new(&program)
@@ -101,6 +121,15 @@ pub fn main(tests: &[Test]) -> ExitCode {
             println!("\n{} tests, 0 benchmarks", chosen.len());
             ExitCode::SUCCESS
         }
-        Mode::Run => report::run(&chosen, tests.len() - chosen.len(), &arguments),
+        Mode::Run => {
+            let world = (!chosen.is_empty()).then(make).transpose();
+            match world {
+                Ok(_world) => report::run(&chosen, tests.len() - chosen.len(), &arguments),
+                Err(error) => {
+                    eprintln!("error: {error:#}");
+                    ExitCode::FAILURE
+                }
+            }
+        }
     }
 }
