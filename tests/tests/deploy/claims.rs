@@ -3,7 +3,8 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::server::{Agent, Server, weft_node};
+use crate::caller::{Agent, weft_node};
+use crate::server::Server;
 
 const NAMED: &str = "the name must be the range";
 const WRITTEN: &str = "must be ADDRESS/LENGTH";

@@ -1,5 +1,7 @@
 //! What is in `deploy/`: the manifest, and what upstream's API server makes of it.
 
+mod agent;
+mod caller;
 mod claims;
 mod rights;
 mod server;
@@ -13,12 +15,14 @@ use weft_tests::lab::eventually;
 use weft_tests::lab_tests;
 use weft_tests::runner::skip;
 
-use server::{Agent, MANIFEST, Server, root};
+use caller::Agent;
+use server::{MANIFEST, Server, root};
 
 lab_tests!(
     the_manifest_is_what_the_chart_renders,
     the_manifest_applies_twice_and_goes_again,
-    an_agent_may_do_what_it_must_and_nothing_else,
+    an_agent_writes_what_is_its_own_and_nothing_else,
+    an_agent_uses_every_right_that_it_has,
 );
 
 /// How long the API server may take to go by what was applied.
@@ -67,27 +71,52 @@ fn the_manifest_applies_twice_and_goes_again() -> Result<()> {
 }
 
 /// One server for all of it: its start takes longer than what is asked of it.
-fn an_agent_may_do_what_it_must_and_nothing_else() -> Result<()> {
+fn an_agent_writes_what_is_its_own_and_nothing_else() -> Result<()> {
     let server = Server::start()?;
     server.kubectl(&["apply", "-f", MANIFEST])?;
     let one = Agent::new(&server, "node-1")?;
     let other = Agent::new(&server, "node-2")?;
+    let rehearsing = one.rehearsing();
     eventually("the policies are in force", PATIENCE, || {
-        one.label_its_node()?.is_refused("no label or annotation")?;
-        one.tell_of(&other, &other)?
+        rehearsing
+            .label_its_node()?
+            .is_refused("no label or annotation")?;
+        rehearsing
+            .tell_of(&other, &other)?
             .is_refused("of that name alone")?;
-        one.report(&other)?.is_refused("about that Node alone")?;
-        one.claim("10.32.9.0-24", "10.32.9.0/24", &other)?
+        rehearsing
+            .report(&other)?
+            .is_refused("about that Node alone")?;
+        rehearsing
+            .claim("10.32.9.0-24", "10.32.9.0/24", &other)?
             .is_refused("of that node alone")
     })?;
-    rights::are_those_of_the_manifest(&server, &one)?;
+    rights::are_the_same_everywhere_but_for_events(&server, &one)?;
     rights::over_objects(&server, &one, &other)?;
     rights::over_ranges(&one, &other)?;
     rights::over_status(&one, &other)?;
-    rights::over_events(&one, &other)?;
+    rights::over_events(&one)?;
     claims::are_named_after_their_range(&server, &one)?;
     claims::never_change(&server)?;
     claims::of_what_a_node_is_are_bounded(&server, &one)
+}
+
+/// And has every right that it uses: the server goes by both.
+fn an_agent_uses_every_right_that_it_has() -> Result<()> {
+    let server = Server::start()?;
+    server.kubectl(&["apply", "-f", MANIFEST])?;
+    let node = Agent::new(&server, "node-1")?;
+    let granted = rights::granted(&server, &node, "default")?;
+    agent::does_all_that_it_ever_does(&server, &node)?;
+    // A watch is heard of when it ends, and it ends with the server's patience or the agent.
+    let used = server.audited()?;
+    ensure!(
+        used == granted,
+        "granted and not used: {:?}; used and not granted: {:?}",
+        granted.difference(&used).collect::<Vec<_>>(),
+        used.difference(&granted).collect::<Vec<_>>()
+    );
+    Ok(())
 }
 
 /// A patch of one condition.

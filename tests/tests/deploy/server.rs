@@ -1,6 +1,7 @@
 //! Upstream's API server with its store and nothing else: it checks and keeps what it is given, and
 //! nobody acts on it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,8 @@ pub(crate) const MANIFEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deplo
 /// The server's, in the test's own network namespace.
 const URL: &str = "https://127.0.0.1:6443";
 const ADMIN: &str = "administrator";
+/// The agents' account.
+const ACCOUNT: &str = "system:serviceaccount:weft-system:weft";
 /// How long a store and a server may take to start.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -49,6 +52,12 @@ impl Server {
             file("tokens"),
             format!("{ADMIN},admin,admin,\"system:masters\"\n"),
         )?;
+        let audit = json!({
+            "apiVersion": "audit.k8s.io/v1", "kind": "Policy",
+            "omitStages": ["RequestReceived", "ResponseStarted"],
+            "rules": [{"level": "Metadata", "users": [ACCOUNT]}, {"level": "None"}],
+        });
+        fs::write(file("audit.json"), audit.to_string())?;
         let etcd = start(
             Command::new("etcd")
                 .arg(format!("--data-dir={}", file("etcd")))
@@ -60,6 +69,8 @@ impl Server {
                 .args(["--etcd-servers=http://127.0.0.1:2379", "--secure-port=6443"])
                 .args(["--bind-address=127.0.0.1", "--advertise-address=192.0.2.1"])
                 .args(["--endpoint-reconciler-type=none", "--allow-privileged"])
+                // Without it an agent lists and watches, as with older servers: all that it can do.
+                .arg("--feature-gates=WatchList=false")
                 .args([
                     "--authorization-mode=Node,RBAC",
                     "--service-cluster-ip-range=10.96.0.0/16",
@@ -68,6 +79,8 @@ impl Server {
                 .arg(format!("--service-account-key-file={public}"))
                 .arg(format!("--service-account-signing-key-file={private}"))
                 .arg(format!("--token-auth-file={}", file("tokens")))
+                .arg(format!("--audit-policy-file={}", file("audit.json")))
+                .arg(format!("--audit-log-path={}", file("audit.log")))
                 .arg(format!("--cert-dir={}", file("certificates"))),
             &file("api.log"),
         )?;
@@ -154,6 +167,60 @@ impl Server {
         })
     }
 
+    /// What agents have called so far, not we in their name: the resource and the verb.
+    ///
+    /// Of a call that goes on, such as a watch, it is heard when it ends.
+    pub(crate) fn audited(&self) -> Result<BTreeSet<(String, String)>> {
+        let log = fs::read_to_string(self.dir.path().join("audit.log")).unwrap_or_default();
+        let mut calls = BTreeSet::new();
+        // The last line may be half a one.
+        for line in log
+            .lines()
+            .map_while(|line| serde_json::from_str::<Value>(line).ok())
+        {
+            let word = |path: &str| {
+                line.pointer(path)
+                    .and_then(Value::as_str)
+                    .unwrap_or_default()
+            };
+            if word("/userAgent").starts_with("kubectl") {
+                continue;
+            }
+            let mut resource = word("/objectRef/resource").to_owned();
+            match (word("/objectRef/subresource"), word("/objectRef/apiGroup")) {
+                ("", "") => {}
+                ("", group) => resource = format!("{resource}.{group}"),
+                (part, _) => resource = format!("{resource}/{part}"),
+            }
+            if line["responseStatus"]["code"] == 201 && word("/verb") == "patch" {
+                // Applied where nothing was: the server asks for the right to create, too.
+                calls.insert((resource.clone(), "create".to_owned()));
+            }
+            calls.insert((resource, word("/verb").to_owned()));
+        }
+        Ok(calls)
+    }
+
+    /// The file by which the bearer of a token reaches the server.
+    pub(crate) fn kubeconfig(&self, token: &str) -> Result<PathBuf> {
+        let certificate = self.dir.path().join("certificates/apiserver.crt");
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "weft",
+            "clusters": [{"name": "weft", "cluster": {
+                "server": URL, "certificate-authority": certificate,
+            }}],
+            "users": [{"name": "weft", "user": {"token": token}}],
+            "contexts": [{"name": "weft", "context": {"cluster": "weft", "user": "weft"}}],
+        });
+        let file = self.dir.path().join("kubeconfig");
+        fs::write(&file, config.to_string())?;
+        Ok(file)
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// As an administrator.
     pub(crate) fn admin(&self, method: &str, path: &str, body: &Value) -> Result<Answer> {
         self.call(ADMIN, method, path, body)
@@ -200,133 +267,21 @@ impl Answer {
     }
 }
 
-/// An agent as the server knows it: the token of its pod on its node.
-#[derive(Debug)]
-pub(crate) struct Agent<'a> {
-    server: &'a Server,
-    pub(crate) node: String,
-    pub(crate) uid: String,
-    pub(crate) token: String,
-}
-
-impl<'a> Agent<'a> {
-    pub(crate) fn new(server: &'a Server, node: &str) -> Result<Self> {
-        let made = server.create(&json!({
-            "apiVersion": "v1", "kind": "Node", "metadata": {"name": node}
-        }))?;
-        server.create(&json!({
-            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": node},
-            "spec": {
-                "nodeName": node, "serviceAccountName": "weft",
-                "containers": [{"name": "weft", "image": "weft"}],
-            }
-        }))?;
-        // The kubelet asks for its pods' tokens in this way.
-        let token = server.kubectl(&[
-            "create",
-            "token",
-            "weft",
-            "--namespace=weft-system",
-            "--bound-object-kind=Pod",
-            "--bound-object-name",
-            node,
-        ])?;
-        Ok(Self {
-            server,
-            node: node.to_owned(),
-            uid: made["metadata"]["uid"]
-                .as_str()
-                .context("no uid")?
-                .to_owned(),
-            token: token.trim().to_owned(),
-        })
-    }
-
-    pub(crate) fn call(&self, method: &str, path: &str, body: &Value) -> Result<Answer> {
-        self.server.call(&self.token, method, path, body)
-    }
-
-    /// Patches the status of an agent's node.
-    pub(crate) fn patch_status(&self, of: &Agent<'_>, patch: &Value) -> Result<Answer> {
-        self.call("PATCH", &format!("/api/v1/nodes/{}/status", of.node), patch)
-    }
-
-    pub(crate) fn label_its_node(&self) -> Result<Answer> {
-        self.patch_status(self, &json!({"metadata": {"labels": {"a": "b"}}}))
-    }
-
-    /// Makes the `WeftNode` of `named`, owned by the Node of `owner`.
-    pub(crate) fn tell_of(&self, named: &Agent<'_>, owner: &Agent<'_>) -> Result<Answer> {
-        let object = weft_node(&named.node, &owner.node, &owner.uid);
-        self.call("POST", "/apis/weft.dev/v1alpha1/weftnodes", &object)
-    }
-
-    /// Claims a range for the node of `holder`.
-    pub(crate) fn claim(&self, name: &str, range: &str, holder: &Agent<'_>) -> Result<Answer> {
-        let object = json!({
-            "apiVersion": "weft.dev/v1alpha1", "kind": "WeftRange",
-            "metadata": {"name": name, "ownerReferences": [owner(&holder.node, &holder.uid)]},
-            "spec": {"node": holder.node, "range": range},
-        });
-        self.call("POST", "/apis/weft.dev/v1alpha1/weftranges", &object)
-    }
-
-    /// Writes an event about the node of `about`.
-    pub(crate) fn report(&self, about: &Agent<'_>) -> Result<Answer> {
-        self.report_of(
-            "default",
-            &json!({"apiVersion": "v1", "kind": "Node", "name": about.node}),
-        )
-    }
-
-    pub(crate) fn report_of(&self, namespace: &str, regarding: &Value) -> Result<Answer> {
-        let path = format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events");
-        self.call(
-            "POST",
-            &path,
-            &json!({
-                "apiVersion": "events.k8s.io/v1", "kind": "Event",
-                "metadata": {"generateName": "weft-"},
-                "eventTime": "2026-01-01T00:00:00.000000Z",
-                "reportingController": "weft.dev/agent", "reportingInstance": self.node,
-                "action": "Reconcile", "reason": "RangeOverlap", "type": "Warning",
-                "note": "for a test", "regarding": regarding,
-            }),
-        )
-    }
-}
-
-/// What a node tells of itself; what is in it need not be true.
-pub(crate) fn weft_node(name: &str, node: &str, uid: &str) -> Value {
-    json!({
-        "apiVersion": "weft.dev/v1alpha1", "kind": "WeftNode",
-        "metadata": {"name": name, "ownerReferences": [owner(node, uid)]},
-        "spec": {
-            "identity": "a".repeat(52),
-            "publicKey": format!("{}=", "A".repeat(43)),
-            "endpoints": ["192.0.2.1:6783", "[2001:db8::1]:6783", "node.example.org:6783"],
-            "signature": format!("{}==", "A".repeat(86)),
-            "engine": "kernel", "version": "0.1.0", "podCIDRs": ["10.244.0.0/24"],
-        }
-    })
-}
-
-fn owner(node: &str, uid: &str) -> Value {
-    json!({"apiVersion": "v1", "kind": "Node", "name": node, "uid": uid})
-}
-
 /// A program of upstream's, where the cluster of the lab keeps them.
 fn upstream(name: &str) -> Result<PathBuf> {
     let dir = std::env::var_os("WEFT_KUBERNETES_DIR")
         .map_or_else(|| root().join("target/kubernetes"), PathBuf::from);
     let program = dir.join(name);
     if !program.is_file() {
-        return skip(format!("{} is not built", program.display()));
+        return skip(format!(
+            "{} is missing; run `cargo run -p weft-tests --bin cluster -- build`",
+            program.display()
+        ));
     }
     Ok(program)
 }
 
-fn start(command: &mut Command, log: &str) -> Result<Process> {
+pub(crate) fn start(command: &mut Command, log: &str) -> Result<Process> {
     let log = fs::File::create(log)?;
     let child = command
         .stdin(Stdio::null())
@@ -337,7 +292,7 @@ fn start(command: &mut Command, log: &str) -> Result<Process> {
     Ok(Process::new(child))
 }
 
-fn run(command: &mut Command) -> Result<String> {
+pub(crate) fn run(command: &mut Command) -> Result<String> {
     let output = command
         .output()
         .with_context(|| format!("run {command:?}"))?;
