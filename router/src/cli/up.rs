@@ -71,14 +71,13 @@ pub(super) fn run(args: UpArgs, socket: &Path) -> anyhow::Result<()> {
     result
 }
 
-/// The log's filter. boringtun calls each peer that is away an error, again and again; `weft
-/// status` says the same once, so it is heard only where it is asked for by name.
+/// The log's filter. boringtun calls each peer that is away an error, again and again, and kube each
+/// try of a server that is; `weft status` says the same once, so they are heard only where they are
+/// asked for by name.
 fn filter(log: &str) -> anyhow::Result<EnvFilter> {
-    let quiet = if log.contains("boringtun") {
-        ""
-    } else {
-        ",boringtun=off"
-    };
+    let loud = ["boringtun", "kube_client"];
+    let quiet = loud.iter().filter(|name| !log.contains(*name));
+    let quiet: String = quiet.map(|name| format!(",{name}=off")).collect();
     EnvFilter::try_new(format!("{log}{quiet}"))
         .with_context(|| format!("--log {log:?}: error, warn, info, debug or trace"))
 }

@@ -44,6 +44,8 @@ pub(super) async fn connect() -> Result<(Client, String), ConnectError> {
         Config::incluster_env().map_err(ConnectError::InCluster)?
     };
     config.connect_timeout = Some(CONNECT);
+    // Who asks tries again itself, and says so meanwhile.
+    config.default_retry = false;
     let url = config.cluster_url.to_string();
     let client = Client::try_from(config).map_err(|error| ConnectError::Client {
         url: url.clone(),

@@ -187,7 +187,7 @@ impl<K: Kind> Watch<K> {
                         self.setup.feeds.established(K::PLURAL);
                     }
                     if list.is_none() {
-                        self.at = Some(bookmark.metadata.resource_version);
+                        self.mark(bookmark.metadata.resource_version)?;
                     }
                 }
                 WatchEvent::Error(status) => {
@@ -252,11 +252,26 @@ impl<K: Kind> Watch<K> {
         sent.map_err(|_| End::Closed)
     }
 
+    /// Everything up to `version` was seen. A lower one than before is that of a server whose store
+    /// was set back to an older copy: what it said since may never have been.
+    fn mark(&mut self, version: String) -> Result<(), End> {
+        let number = |version: &str| version.parse::<u64>().ok();
+        let before = self.at.as_deref().and_then(number);
+        if number(&version) < before {
+            self.at = None;
+            return Err(End::said("it went back in time; its list is read anew"));
+        }
+        self.at = Some(version);
+        Ok(())
+    }
+
     /// Begins anew with the list where the server has forgotten what came after `at`, and with a
     /// whole one where it cannot stream it: servers before 1.32, or before etcd 3.5.
     fn ended(&mut self, error: kube::Error, streaming: bool) -> Result<(), End> {
         match code(&error) {
+            // Too old; or, of a server that was set back, too new.
             Some(410) => self.at = None,
+            _ if words(&error).contains("Too large resource version") => self.at = None,
             Some(401 | 403 | 404) | None => {}
             Some(_) if streaming => {
                 debug!(

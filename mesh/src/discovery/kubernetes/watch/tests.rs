@@ -52,7 +52,8 @@ async fn server(answers: Vec<(u16, Vec<Value>)>) -> Server {
             }
         }
     });
-    let config = Config::new(format!("http://{address}").parse().unwrap());
+    let mut config = Config::new(format!("http://{address}").parse().unwrap());
+    config.default_retry = false;
     let (sender, news) = mpsc::channel(16);
     let feeds = Arc::new(Feeds::default());
     tokio::spawn(watch::<WeftRanges>(Setup {
@@ -151,6 +152,38 @@ async fn a_list_is_streamed_a_watch_resumed_and_one_too_old_begun_anew() {
     );
     assert!(!server.asked(1).contains("sendInitialEvents"));
     assert!(server.asked(2).contains("sendInitialEvents=true"));
+}
+
+#[tokio::test]
+async fn a_server_that_was_set_back_is_asked_for_everything() {
+    let list = |version, n| {
+        (
+            200,
+            vec![event("ADDED", range(n, "1")), bookmark(version, true)],
+        )
+    };
+    let mut server = server(vec![
+        list("100", 1),
+        (200, vec![bookmark("50", false)]),
+        list("50", 2),
+        (
+            504,
+            vec![status(
+                504,
+                "Timeout: Too large resource version: 50, current: 20",
+            )],
+        ),
+        list("20", 3),
+    ])
+    .await;
+    for n in 1..=3 {
+        assert_eq!(server.list().await, [format!("10.32.{n}.0-24")]);
+    }
+    assert!(
+        server.asked(1).contains("resourceVersion=100"),
+        "{}",
+        server.asked(1)
+    );
 }
 
 #[tokio::test]
