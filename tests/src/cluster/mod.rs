@@ -152,7 +152,8 @@ impl Cluster {
             programs: orders.programs,
             _owner: None,
         };
-        this.status()
+        // It may still be starting, which is when one looks.
+        this.keeper()
             .context("there is no cluster; start one by `up`")?;
         Ok(this)
     }
