@@ -4,6 +4,7 @@
 //! What is here starts it and asks it; it lives in a process of its own ([`keeper`]), and is gone
 //! with it. Needs root: a kubelet makes control groups and mounts.
 
+mod acts;
 mod call;
 mod cgroup;
 mod control;
@@ -11,9 +12,11 @@ pub mod e2e;
 mod identity;
 pub mod image;
 pub mod keeper;
+mod layout;
 mod network;
 mod node;
 mod options;
+mod shared;
 mod standing;
 mod upstream;
 mod weft;
@@ -21,23 +24,19 @@ mod weft;
 use std::ffi::OsStr;
 use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use rustix::fs::{FlockOperation, flock};
+use anyhow::{Context, Result, ensure};
 use rustix::process::getuid;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::lab::eventually;
-use crate::runner::skip;
 use call::Call;
-use cgroup::Group;
 use keeper::Orders;
+use layout::Layout;
 pub use options::{Cni, Dns, Family, Options, Profile, Proxy};
+pub use shared::{for_tests, of_tests};
 pub use upstream::Upstream;
 pub use weft::{Built, build};
 
@@ -45,11 +44,7 @@ pub use weft::{Built, build};
 pub const FIRST_NODE: &str = "node-1";
 /// Where the command's cluster has its folder, unless the variable says otherwise.
 const DEFAULT: &str = "target/cluster";
-/// Where that of the tests has it.
-const OF_TESTS: &str = "target/cluster-tests";
 const VARIABLE: &str = "WEFT_CLUSTER_DIR";
-/// How long a keeper that was told to end may take for it.
-const END: Duration = Duration::from_secs(20);
 
 /// How long a cluster stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,7 +61,7 @@ pub struct Cluster {
     layout: Layout,
     programs: PathBuf,
     /// Closed with the owner, which ends a cluster of its lifetime.
-    _owner: Option<ChildStdin>,
+    owner: Option<ChildStdin>,
 }
 
 /// What the keeper says of the cluster.
@@ -135,7 +130,7 @@ impl Cluster {
         Ok(Self {
             programs: upstream.dir().to_owned(),
             layout,
-            _owner: owner,
+            owner,
         })
     }
 
@@ -150,7 +145,7 @@ impl Cluster {
         let this = Self {
             layout,
             programs: orders.programs,
-            _owner: None,
+            owner: None,
         };
         // It may still be starting, which is when one looks.
         this.keeper()
@@ -181,78 +176,6 @@ impl Cluster {
     /// When the keeper is gone.
     pub fn reset_capture(&self) -> Result<()> {
         self.ask(&Call::ResetCapture).map(drop)
-    }
-
-    /// Switches a node on that the cluster has not: a new one, or one that was switched off, with the
-    /// disk that it had and another address. Returns once it is registered, before it is ready.
-    ///
-    /// # Errors
-    /// When it is on already, or does not start.
-    pub fn add(&self, node: &str) -> Result<()> {
-        self.ask(&Call::Add { node: node.into() }).map(drop)
-    }
-
-    /// Switches a node off, as a power cut does. Its Node object and its disk stay.
-    ///
-    /// # Errors
-    /// When there is none, or it is the first one.
-    pub fn remove(&self, node: &str) -> Result<()> {
-        self.ask(&Call::Remove { node: node.into() }).map(drop)
-    }
-
-    /// Empties the disk of a node that is switched off.
-    ///
-    /// # Errors
-    /// When it is on, or has none.
-    pub fn wipe(&self, node: &str) -> Result<()> {
-        self.ask(&Call::Wipe { node: node.into() }).map(drop)
-    }
-
-    /// Switches a node off and on again, with the same disk and address. Returns once its daemons are
-    /// started.
-    ///
-    /// # Errors
-    /// When there is none, or it is the first one.
-    pub fn reboot(&self, node: &str) -> Result<()> {
-        self.ask(&Call::Reboot { node: node.into() }).map(drop)
-    }
-
-    /// Kills a daemon of a node (`containerd`, `kubelet` or `kube-proxy`), not what it started.
-    ///
-    /// # Errors
-    /// When it does not run.
-    pub fn kill(&self, node: &str, program: &str) -> Result<()> {
-        let (node, program) = (node.into(), program.into());
-        self.ask(&Call::Kill { node, program }).map(drop)
-    }
-
-    /// Starts a daemon of a node again.
-    ///
-    /// # Errors
-    /// When it runs.
-    pub fn start(&self, node: &str, program: &str) -> Result<()> {
-        let (node, program) = (node.into(), program.into());
-        self.ask(&Call::Start { node, program }).map(drop)
-    }
-
-    /// Kills a program of the control plane: `etcd`, `kube-apiserver`, `kube-controller-manager` or
-    /// `kube-scheduler`.
-    ///
-    /// # Errors
-    /// When it does not run.
-    pub fn stop_control(&self, program: &str) -> Result<()> {
-        let program = program.into();
-        self.ask(&Call::StopControl { program }).map(drop)
-    }
-
-    /// Starts a program of the control plane again, and waits for the API server to be ready if it is
-    /// that.
-    ///
-    /// # Errors
-    /// When it runs, or does not become ready.
-    pub fn start_control(&self, program: &str) -> Result<()> {
-        let program = program.into();
-        self.ask(&Call::StartControl { program }).map(drop)
     }
 
     /// Runs `kubectl` as an administrator; what it printed.
@@ -394,133 +317,18 @@ impl Cluster {
     }
 }
 
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.owner.take().is_some() {
+            // Ended by that; whoever comes next finds nothing of it. If it hangs, the next start says so.
+            let _ = self.layout.ended();
+        }
+    }
+}
+
 /// The folder of the cluster that the command of this name starts.
 pub fn usual_dir() -> PathBuf {
     std::env::var_os(VARIABLE).map_or_else(|| root().join(DEFAULT), PathBuf::from)
-}
-
-/// Starts the cluster that the tests of one file share: what the runner does before the first.
-/// Nothing without root, where each of them skips itself.
-///
-/// # Errors
-/// As [`Cluster::up`].
-pub fn for_tests() -> Result<Option<Cluster>> {
-    if !getuid().is_root() {
-        return Ok(None);
-    }
-    let options = Options {
-        profile: Profile::Dev,
-        ..Options::default()
-    };
-    let mut say = |what: &str| eprintln!("cluster: {what}");
-    Cluster::up(&root().join(OF_TESTS), options, Lifetime::Owner, &mut say).map(Some)
-}
-
-/// The cluster of the tests, for one of them.
-///
-/// # Errors
-/// A skip without root.
-pub fn of_tests() -> Result<Cluster> {
-    if !getuid().is_root() {
-        return skip("a cluster needs root: its kubelets make mounts and control groups");
-    }
-    Cluster::open(&root().join(OF_TESTS))
-}
-
-/// Where everything of a cluster is that others than its keeper see.
-#[derive(Clone, Debug)]
-struct Layout {
-    dir: PathBuf,
-}
-
-impl Layout {
-    fn in_dir(dir: &Path) -> Self {
-        Self {
-            dir: dir.to_owned(),
-        }
-    }
-
-    /// The nodes see the machine's files, except in the folders that they have themselves.
-    fn check(&self) -> Result<()> {
-        let hidden = ["/etc", "/opt", "/run", "/var/lib", "/var/log"];
-        match hidden.iter().find(|dir| self.dir.starts_with(dir)) {
-            Some(dir) => {
-                bail!("a cluster's folder cannot be in {dir}, which each node has its own of")
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    fn orders(&self) -> PathBuf {
-        self.dir.join("orders.json")
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.dir.join("socket")
-    }
-
-    fn logs(&self) -> PathBuf {
-        self.dir.join("logs")
-    }
-
-    fn identities(&self) -> PathBuf {
-        self.dir.join("identities")
-    }
-
-    fn kubeconfig(&self) -> PathBuf {
-        self.dir.join("kubeconfig")
-    }
-
-    /// The cluster's control group, named after its folder: found without any note of it.
-    fn group(&self) -> Group {
-        // FNV-1a: short, and the same in every build.
-        let bytes = self.dir.as_os_str().as_encoded_bytes();
-        let hash = bytes.iter().fold(0x811c_9dc5_u32, |hash, byte| {
-            (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
-        });
-        Group::new(format!("weft-cluster-{hash:08x}"))
-    }
-
-    /// Held by the outer of a cluster as long as there is something of it.
-    fn lock(&self) -> Result<fs::File> {
-        let file = fs::File::create(self.dir.join("lock"))?;
-        flock(&file, FlockOperation::NonBlockingLockExclusive)
-            .with_context(|| format!("a cluster stands in {} already", self.dir.display()))?;
-        Ok(file)
-    }
-
-    /// Ends what stands here, in good order if it listens.
-    fn down(&self) -> Result<()> {
-        fs::create_dir_all(&self.dir).with_context(|| format!("make {}", self.dir.display()))?;
-        if call::ask(&self.socket(), &Call::Down).is_err() {
-            // It never came up, or was killed: its group has what is left.
-            self.group().kill()?;
-        }
-        let _lock = eventually("the cluster ends", END, || self.lock())?;
-        self.clean()
-    }
-
-    /// Takes away what is left outside of the cluster's namespaces when nothing runs any more.
-    fn clean(&self) -> Result<()> {
-        let group = self.group();
-        group.kill()?;
-        group.remove()?;
-        let socket = self.socket();
-        if fs::symlink_metadata(&socket).is_ok_and(|found| found.file_type().is_socket()) {
-            fs::remove_file(&socket)?;
-        }
-        for file in [self.orders(), self.kubeconfig(), self.dir.join("weft.tar")] {
-            // Not each is there at each time.
-            let _ = fs::remove_file(file);
-        }
-        let _ = fs::remove_dir_all(self.identities());
-        let _ = fs::remove_dir_all(self.dir.join("kubectl-cache"));
-        Ok(())
-    }
 }
 
 /// The workspace.
