@@ -145,7 +145,13 @@ impl<K: Kind> Watch<K> {
         let begun = tokio::time::timeout(ANSWER, client.request_events::<K::Wire>(request)).await;
         let events = match begun {
             Err(_) => return Err(End::said("no answer in time")),
-            Ok(Err(error)) => return self.ended(error, list.is_some()),
+            Ok(Err(error)) => {
+                // A server that was gone may come back with an older copy of its store.
+                if code(&error).is_none() {
+                    self.at = None;
+                }
+                return self.ended(error, list.is_some());
+            }
             Ok(Ok(events)) => events,
         };
         let mut events = std::pin::pin!(events);
