@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::identity::PORT;
 use super::node::ClusterNode;
-use super::options::{Family, Options, Proxy};
+use super::options::Family;
 use super::{printed, root};
 
 /// Each node's ranges, as the cluster gave them.
@@ -97,24 +98,18 @@ fn route(node: &ClusterNode, range: IpNet, to: &ClusterNode) -> Result<()> {
     Ok(())
 }
 
-/// Weft, by the manifest that users have.
-pub(super) fn weft(
-    options: &Options,
-    api: IpAddr,
-    kubectl: &dyn Fn(&[&str]) -> Result<String>,
-) -> Result<()> {
-    let manifest = root().join("deploy/weft.yaml").display().to_string();
-    kubectl(&["apply", "-f", &manifest])?;
-    if options.proxy == Proxy::None {
-        // Nobody translates the API server's address as a Service.
-        let (host, port) = (
-            format!("KUBERNETES_SERVICE_HOST={api}"),
-            format!("KUBERNETES_SERVICE_PORT={PORT}"),
-        );
-        let set = ["-n", "weft-system", "set", "env", "daemonset/weft"];
-        kubectl(&[&set[..], &[&host, &port]].concat())?;
-    }
-    Ok(())
+/// Where weft's manifest is that users have.
+pub(super) fn weft() -> PathBuf {
+    root().join("deploy/weft.yaml")
+}
+
+/// What a workload's environment says of where the API server itself is, for where nobody translates
+/// its address as a Service.
+pub(super) fn direct(api: IpAddr) -> [String; 2] {
+    [
+        format!("KUBERNETES_SERVICE_HOST={api}"),
+        format!("KUBERNETES_SERVICE_PORT={PORT}"),
+    ]
 }
 
 /// The cluster's DNS server.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -18,7 +18,7 @@ use super::control::ControlPlane;
 use super::identity::Identities;
 use super::keeper::Orders;
 use super::node::{ClusterNode, Kubeconfigs, Machine};
-use super::options::{Cni, Dns, Options};
+use super::options::{Cni, Dns, Options, Proxy};
 use super::{Layout, network, printed};
 use crate::lab::{UNDERLAY, UNDERLAY_MTU, eventually};
 
@@ -301,23 +301,31 @@ impl Standing {
     /// Brings the network to new nodes, once the API server knows them.
     fn connect(&mut self, new: &[String]) -> Result<()> {
         let first_time = new.iter().any(|name| name == super::FIRST_NODE);
-        if first_time {
-            if self.options.dns == Dns::Coredns {
-                let file = self.disks.join("coredns.yaml");
-                fs::write(&file, network::coredns(self.options.family)?)?;
-                self.kubectl(&["apply", "-f", &file.display().to_string()])?;
-            }
-            if self.options.cni == Cni::Weft {
-                let first = self.nodes.get(super::FIRST_NODE).context("no node")?;
-                let api = *first.addresses().first().context("no address")?;
-                network::weft(&self.options, api, &|arguments| self.kubectl(arguments))?;
-            }
+        if first_time && self.options.dns == Dns::Coredns {
+            let file = self.disks.join("coredns.yaml");
+            fs::write(&file, network::coredns(self.options.family)?)?;
+            self.apply(&file, ["-n", "kube-system", "deployment/coredns"])?;
+        }
+        if first_time && self.options.cni == Cni::Weft {
+            self.apply(&network::weft(), ["-n", "weft-system", "daemonset/weft"])?;
         }
         let ranges = eventually("the nodes have their ranges", IMPORT, || {
             network::ranges(&self.kubectl(&["get", "nodes", "-o", "json"])?, new)
         })?;
         if self.options.cni == Cni::Reference {
             network::reference(&self.nodes, &ranges)?;
+        }
+        Ok(())
+    }
+
+    /// Applies a manifest; the workload in it reaches the API server in every cluster.
+    fn apply(&self, manifest: &Path, workload: [&str; 3]) -> Result<()> {
+        self.kubectl(&["apply", "-f", &manifest.display().to_string()])?;
+        if self.options.proxy == Proxy::None {
+            let first = self.nodes.get(super::FIRST_NODE).context("no node")?;
+            let api = *first.addresses().first().context("no address")?;
+            let [host, port] = network::direct(api);
+            self.kubectl(&[&["set", "env"], &workload[..], &[&host, &port]].concat())?;
         }
         Ok(())
     }
