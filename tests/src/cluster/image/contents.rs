@@ -19,8 +19,17 @@ const TOOLS: [&str; 2] = [
     "registry.k8s.io/e2e-test-images/agnhost:2.56",
     "registry.k8s.io/e2e-test-images/jessie-dnsutils:1.7",
 ];
-/// What the suite runs in those, besides agnhost itself. The rest is busybox.
-const PROGRAMS: [&str; 6] = ["bash", "curl", "dig", "getent", "ip", "ss"];
+/// What the suite runs in those, besides agnhost itself, and this machine's names for it. The rest is
+/// busybox, whose `nc` is too small a one.
+const PROGRAMS: [(&str, &str); 7] = [
+    ("bash", "bash"),
+    ("curl", "curl"),
+    ("dig", "dig"),
+    ("getent", "getent"),
+    ("ip", "ip"),
+    ("nc", "nc.openbsd"),
+    ("ss", "ss"),
+];
 /// Of the pod's sandbox; the runtime's configuration names it.
 pub(crate) const PAUSE: &str = "registry.k8s.io/pause:3.10.1";
 /// The cluster's DNS server; its manifest names it.
@@ -75,8 +84,8 @@ pub fn pause(base: &Arc<Layer>) -> Vec<Image> {
 pub fn agnhost(base: &Arc<Layer>, agnhost: &Path) -> Result<Image> {
     let tools = Layer::new(|tar| {
         let mut all = BTreeSet::new();
-        for name in PROGRAMS {
-            let file = program(name)?;
+        for (name, own) in PROGRAMS {
+            let file = program(own)?;
             all.extend(libraries(&file)?);
             tar.file(&format!("usr/bin/{name}"), 0o755, &fs::read(&file)?)?;
         }
