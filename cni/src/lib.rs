@@ -13,6 +13,7 @@ pub mod conflist;
 pub mod env;
 mod error;
 pub mod ipam;
+mod loopback;
 pub mod note;
 pub mod plugin;
 mod ports;

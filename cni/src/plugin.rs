@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -20,7 +21,10 @@ use crate::client::{CallError, call};
 use crate::conf::{self, NetConf};
 use crate::env::{self, Invocation, Target};
 use crate::result::{AddResult, Interface, Ip, ResultRoute};
-use crate::{Attachment, Error, SinceBoot, SpecVersion, code, note};
+use crate::{Attachment, Error, SinceBoot, SpecVersion, code, loopback, note};
+
+/// What the plugin is called by: `loopback` is another plugin, in the same file.
+pub const NAMES: [&str; 2] = ["weft-cni", loopback::NAME];
 
 const ADD_WITHIN: Duration = Duration::from_secs(60);
 /// Short, since a note does as well.
@@ -35,7 +39,7 @@ const NSFS: u64 = 0x6e73_6673;
 const MAIN_TABLE: u32 = 254;
 
 /// The whole run of the plugin: environment and standard input in, standard output and exit code
-/// out. Also what `weft` does when it is called by the name `weft-cni`.
+/// out. Also what `weft` does when it is called by one of [`NAMES`].
 pub fn run() -> ExitCode {
     // What goes to standard error is lost in many runtimes; a panic becomes an error like others.
     panic::set_hook(Box::new(|_| {}));
@@ -67,6 +71,12 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// Whether this process was started by that name.
+fn called_by(name: &str) -> bool {
+    let program = std::env::args_os().next();
+    program.is_some_and(|program| Path::new(&program).file_name() == Some(name.as_ref()))
+}
+
 /// What one call says, `None` for nothing.
 fn answer(
     variables: impl Fn(&str) -> Option<OsString>,
@@ -80,6 +90,9 @@ fn answer(
         return Ok(Some(SpecVersion::answer(&version)));
     }
     let conf = conf::parse(input)?;
+    if called_by(loopback::NAME) {
+        return loopback::answer(invocation, conf);
+    }
     match invocation {
         Invocation::Add(target) => add(target, conf).map(Some),
         Invocation::Check(target) => check(target, conf).map(|()| None),
@@ -254,7 +267,7 @@ fn status(conf: NetConf) -> Result<(), Error> {
 }
 
 /// The container's network namespace, which must be one, and not the runtime's own.
-fn open_netns(path: &str) -> Result<File, Error> {
+pub(crate) fn open_netns(path: &str) -> Result<File, Error> {
     let failed = |e: io::Error| {
         let number = match e.kind() {
             io::ErrorKind::NotFound => code::UNKNOWN_CONTAINER,
