@@ -36,7 +36,8 @@ pub enum Protocol {
 
 impl PortMapping {
     /// Reads `runtimeConfig.portMappings`. A host port of 0 asks for none, an empty address for
-    /// every one, and no protocol for TCP; `null` is as good as an empty list.
+    /// every one, and no protocol for TCP; `null` is as good as an empty list. containerd writes the
+    /// keys with a capital first letter.
     ///
     /// # Errors
     /// What is allowed, when it is something else.
@@ -44,12 +45,13 @@ impl PortMapping {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Asked {
-            #[serde(default)]
+            #[serde(default, alias = "HostPort")]
             host_port: u16,
+            #[serde(alias = "ContainerPort")]
             container_port: u16,
-            #[serde(default)]
+            #[serde(default, alias = "Protocol")]
             protocol: String,
-            #[serde(rename = "hostIP", default)]
+            #[serde(rename = "hostIP", alias = "HostIP", default)]
             host_ip: String,
         }
         let asked: Option<Vec<Asked>> = Option::deserialize(value).map_err(|_| ALLOWED)?;
@@ -136,6 +138,10 @@ mod tests {
     fn a_runtimes_list_is_read_and_what_is_wrong_is_said() {
         let list = |text: &str| PortMapping::list(&serde_json::from_str(text).unwrap());
         assert_eq!(list("null"), Ok(Vec::new()));
+        assert_eq!(
+            list(r#"[{"HostPort":80,"ContainerPort":8080,"Protocol":"udp","HostIP":"::1"}]"#),
+            Ok(vec![on(Protocol::Udp, Some("::1"))])
+        );
         let read = list(
             r#"[{"hostPort":80,"containerPort":8080,"protocol":"TCP","hostIP":""},
                 {"hostPort":0,"containerPort":1},
