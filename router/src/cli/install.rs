@@ -1,9 +1,10 @@
-//! `weft install`: puts the CNI plugin where the container runtime looks for plugins. The network
-//! that tells the runtime to use it is the agent's to write, once it can serve.
+//! `weft install`: puts the CNI plugin where the container runtime looks for plugins, and the
+//! plugin `loopback`, which a CRI runtime wants beside any network, where there is none. The
+//! network that tells the runtime to use it is the agent's to write, once it can serve.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
@@ -12,6 +13,8 @@ use rustix::fs::{FlockOperation, flock};
 const PLUGIN: &str = "weft-cni";
 /// Being written. A runtime takes no plugin of this name, and one run at a time writes it.
 const UNFINISHED: &str = ".weft-cni.new";
+/// A link to the plugin, by which ours is known from another's, and goes with each new one.
+const LOOPBACK: &str = "loopback";
 const MODE: u32 = 0o755;
 
 #[derive(Debug, clap::Args)]
@@ -43,11 +46,31 @@ pub(super) fn run(args: &InstallArgs) -> anyhow::Result<()> {
         Installed::Written => println!("installed {}", target.display()),
         Installed::AsItWas => println!("{} is there already", target.display()),
     }
+    let loopback = args.bin_dir.join(LOOPBACK);
+    if link_loopback(&args.bin_dir).with_context(|| format!("link {}", loopback.display()))? {
+        println!("installed {}", loopback.display());
+    }
     Ok(())
 }
 
-/// Takes the plugin away, and says whether it was there.
+/// Whether it was missing. What stands there, also a link that leads nowhere, is somebody's.
+fn link_loopback(dir: &Path) -> io::Result<bool> {
+    match symlink(PLUGIN, dir.join(LOOPBACK)) {
+        Ok(()) => {
+            File::open(dir)?.sync_all()?;
+            Ok(true)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Takes the plugin away, and `loopback` where it is ours; says whether the plugin was there.
 pub(super) fn remove(dir: &Path) -> io::Result<bool> {
+    let loopback = dir.join(LOOPBACK);
+    if fs::read_link(&loopback).is_ok_and(|to| to == Path::new(PLUGIN)) {
+        fs::remove_file(&loopback)?;
+    }
     match fs::remove_file(dir.join(PLUGIN)) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -155,6 +178,29 @@ mod tests {
         assert_eq!(names(dir.path()), [PLUGIN]);
         assert!(remove(dir.path()).unwrap());
         assert!(!remove(dir.path()).unwrap());
+    }
+
+    #[test]
+    fn loopback_is_linked_where_none_is_and_anothers_is_let_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let loopback = dir.path().join(LOOPBACK);
+        install(dir.path(), b"one").unwrap();
+        assert!(link_loopback(dir.path()).unwrap());
+        assert!(!link_loopback(dir.path()).unwrap());
+        assert_eq!(fs::read(&loopback).unwrap(), b"one");
+        assert!(remove(dir.path()).unwrap());
+        assert!(names(dir.path()).is_empty());
+        for theirs in ["/usr/lib/cni/loopback", "missing"] {
+            symlink(theirs, &loopback).unwrap();
+            assert!(!link_loopback(dir.path()).unwrap());
+            remove(dir.path()).unwrap();
+            assert_eq!(fs::read_link(&loopback).unwrap(), Path::new(theirs));
+            fs::remove_file(&loopback).unwrap();
+        }
+        fs::write(&loopback, b"theirs").unwrap();
+        assert!(!link_loopback(dir.path()).unwrap());
+        remove(dir.path()).unwrap();
+        assert_eq!(fs::read(&loopback).unwrap(), b"theirs");
     }
 
     #[test]

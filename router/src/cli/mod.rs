@@ -61,7 +61,7 @@ enum Command {
 /// The `weft` program, from its arguments to its exit code. Must be called before any thread is
 /// started: `demo` enters namespaces of its own.
 pub fn main() -> ExitCode {
-    if called_as("weft-cni") {
+    if weft_cni::plugin::NAMES.into_iter().any(called_as) {
         return weft_cni::plugin::run();
     }
     if let Some(code) = crate::demo::helper() {

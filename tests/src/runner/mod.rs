@@ -88,7 +88,10 @@ pub fn main_in<World>(tests: &[Test], make: impl FnOnce() -> anyhow::Result<Worl
     let called = Path::new(&program)
         .file_name()
         .and_then(|name| name.to_str());
-    if called.is_some_and(|name| name == "weft" || name.starts_with("weft-")) {
+    let plugins = weft_cni::plugin::NAMES;
+    if called
+        .is_some_and(|name| name == "weft" || name.starts_with("weft-") || plugins.contains(&name))
+    {
         return weft_router::cli::main();
     }
     // Nor is a cluster's keeper a test.

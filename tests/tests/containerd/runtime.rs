@@ -13,14 +13,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use weft_cni::conflist::{Conflist, install};
 use weft_router::demo::net::{Node, Process};
 use weft_tests::lab::{LabNode, eventually};
-use weft_tests::runner::skip;
 
 use crate::PATIENCE;
 use crate::image::IMAGE;
 
 const BIN_DIR: &str = "/opt/cni/bin";
-/// Where Debian has the reference plugins.
-const REFERENCE: &str = "/usr/lib/cni";
 const NET_D: &str = "/etc/cni/net.d";
 /// Where containerd's own client keeps containers; control groups, which are the machine's own, are
 /// named by it too.
@@ -203,16 +200,10 @@ pub(super) fn configure() -> Result<()> {
     .context("lay over /etc")?;
     mount("weft", "/opt", "tmpfs", MountFlags::empty(), c"mode=0755").context("hide /opt")?;
     fs::create_dir_all(BIN_DIR)?;
-    symlink(
-        std::env::current_exe()?,
-        Path::new(BIN_DIR).join("weft-cni"),
-    )?;
-    // containerd's CRI has each pod's `lo` set up by this plugin, whatever its network.
-    let loopback = Path::new(REFERENCE).join("loopback");
-    if !loopback.is_file() {
-        return skip(format!("{} is not installed", loopback.display()));
+    // containerd's CRI has each pod's `lo` set up by `loopback`, whatever its network.
+    for plugin in weft_cni::plugin::NAMES {
+        symlink(std::env::current_exe()?, Path::new(BIN_DIR).join(plugin))?;
     }
-    symlink(loopback, Path::new(BIN_DIR).join("loopback"))?;
     let net_d = Path::new(NET_D);
     // None may be there, and ours is to be alone.
     let _ = fs::remove_dir_all(net_d);
