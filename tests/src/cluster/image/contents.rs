@@ -89,6 +89,10 @@ pub fn agnhost(base: &Arc<Layer>, agnhost: &Path) -> Result<Image> {
             all.extend(libraries(&file)?);
             tar.file(&format!("usr/bin/{name}"), 0o755, &fs::read(&file)?)?;
         }
+        // Busybox's shell runs its own `nc`, `ip` and the like, whatever the path says.
+        for name in ["sh", "bash"] {
+            tar.link(&format!("bin/{name}"), "/usr/bin/bash")?;
+        }
         for library in all {
             put(tar, &library)?;
         }
