@@ -12,9 +12,6 @@ if [ ! -e "$disk/laid-out" ]; then
   rm -f /etc/resolv.conf
   # Nobody answers there (RFC 5737): only the cluster's own names are known.
   echo 'nameserver 192.0.2.53' > /etc/resolv.conf
-  # The runtime calls it for every pod beside the network's own plugin; upstream's package of the
-  # kubelet brings it.
-  cp /usr/lib/cni/loopback "$disk/opt/cni/bin/"
   touch "$disk/laid-out"
 fi
 mount --bind "$disk/lib" /var/lib

@@ -3,19 +3,35 @@
 use anyhow::Result;
 use rustix::process::getuid;
 
-use super::{Cluster, Lifetime, Options, Profile, root};
+use super::{Cluster, Lifetime, Options, Profile, program, root};
 use crate::runner::skip;
 
 /// Where it has its folder.
 const OF_TESTS: &str = "target/cluster-tests";
+/// What a cluster and its images are made with, of this machine's programs.
+const PROGRAMS: [&str; 13] = [
+    "go",
+    "etcd",
+    "containerd",
+    "runc",
+    "busybox",
+    "openssl",
+    "nft",
+    "ip",
+    "curl",
+    "dig",
+    "nc.openbsd",
+    "nsenter",
+    "unshare",
+];
 
 /// Starts the cluster that the tests of one file share: what the runner does before the first.
-/// Nothing without root, where each of them skips itself.
+/// Nothing where it cannot be, which each of them says as it skips itself.
 ///
 /// # Errors
 /// As [`Cluster::up`].
 pub fn for_tests() -> Result<Option<Cluster>> {
-    if !getuid().is_root() {
+    if lacking().is_some() {
         return Ok(None);
     }
     let options = Options {
@@ -29,10 +45,21 @@ pub fn for_tests() -> Result<Option<Cluster>> {
 /// The cluster of the tests, for one of them.
 ///
 /// # Errors
-/// A skip without root.
+/// A skip where it cannot be.
 pub fn of_tests() -> Result<Cluster> {
-    if !getuid().is_root() {
-        return skip("a cluster needs root: its kubelets make mounts and control groups");
+    if let Some(reason) = lacking() {
+        return skip(reason);
     }
     Cluster::open(&root().join(OF_TESTS))
+}
+
+/// Why there can be no cluster on this machine.
+fn lacking() -> Option<String> {
+    if !getuid().is_root() {
+        return Some(
+            "a cluster needs root: its kubelets make mounts and control groups".to_owned(),
+        );
+    }
+    let missing = PROGRAMS.into_iter().find(|name| program(name).is_err())?;
+    Some(format!("{missing} is not installed"))
 }
