@@ -42,8 +42,7 @@ fn a_bad_file_is_refused_naming_the_file_the_key_and_what_is_allowed() {
 }
 
 fn build(settings: Settings, join: Option<&str>) -> Result<Config, String> {
-    Config::build(settings, "Host_1.example.com", SOCKET.into(), join)
-        .map_err(|e| e.to_string())
+    Config::build(settings, "Host_1.example.com", SOCKET.into(), join).map_err(|e| e.to_string())
 }
 
 #[test]
@@ -138,5 +137,8 @@ fn a_node_of_a_cluster_has_its_nodes_name_and_no_join_line() {
     let by_host = build(parse("kubernetes = true").unwrap(), None).unwrap();
     assert_eq!(by_host.name.as_str(), "host-1.example.com");
     let error = build(settings(), Some("weft1.SECRET@host")).unwrap_err();
-    assert!(error.contains("--kubernetes") && !error.contains("SECRET"), "{error}");
+    assert!(
+        error.contains("--kubernetes") && !error.contains("SECRET"),
+        "{error}"
+    );
 }
