@@ -148,7 +148,11 @@ impl Upstream {
         say("making the images …");
         let base: Arc<Layer> = image::base()?;
         let mut images = image::pause(&base);
-        images.push(image::agnhost(&base, &self.program("agnhost"))?);
+        images.push(image::agnhost(
+            &base,
+            &self.program("agnhost"),
+            &source_of("k8s.io/kubernetes/test/images/agnhost/porter")?,
+        )?);
         images.push(image::coredns(&self.program("coredns"))?);
         image::write(&images, &self.archive())?;
         self.mark("images.tar", &stamp)
@@ -165,6 +169,19 @@ impl Upstream {
     fn stamp_of(&self, name: &str) -> PathBuf {
         self.0.join(format!(".{name}.stamp"))
     }
+}
+
+/// Where the source of a package of Kubernetes lies.
+fn source_of(package: &str) -> Result<PathBuf> {
+    let output = Command::new(program("go")?)
+        .args(["list", "-f", "{{.Dir}}", package])
+        .current_dir(root().join("tests/kubernetes"))
+        .output()
+        .context("run go")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "go list {package}: {said}");
+    let dir = String::from_utf8(output.stdout).context("the name of a folder")?;
+    Ok(dir.trim_end().into())
 }
 
 /// Says what the programs are made of: other modules, another stamp.

@@ -77,11 +77,12 @@ pub fn pause(base: &Arc<Layer>) -> Vec<Image> {
     ]
 }
 
-/// The suite's own program, and the tools that it runs by name.
+/// The suite's own program, the tools that it runs by name, and the certificate, out of the folder
+/// `porter`, with which it serves HTTPS.
 ///
 /// # Errors
 /// When one of the programs is missing on this machine.
-pub fn agnhost(base: &Arc<Layer>, agnhost: &Path) -> Result<Image> {
+pub fn agnhost(base: &Arc<Layer>, agnhost: &Path, porter: &Path) -> Result<Image> {
     let tools = Layer::new(|tar| {
         let mut all = BTreeSet::new();
         for (name, own) in PROGRAMS {
@@ -95,6 +96,9 @@ pub fn agnhost(base: &Arc<Layer>, agnhost: &Path) -> Result<Image> {
         }
         for library in all {
             put(tar, &library)?;
+        }
+        for name in ["localhost.crt", "localhost.key"] {
+            tar.file(name, 0o644, &fs::read(porter.join(name))?)?;
         }
         Ok(())
     })?;
