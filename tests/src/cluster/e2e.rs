@@ -61,8 +61,10 @@ pub enum Words {
 /// # Errors
 /// When the suite cannot be run or says nothing; failed specifications are in what is returned.
 pub fn run(cluster: &Cluster, focus: &str, skip: Option<&str>, words: Words) -> Result<Vec<Spec>> {
-    let report = cluster.dir().join("e2e.json");
-    let _ = fs::remove_file(&report);
+    // Of each run its own: tests run side by side.
+    let report = cluster
+        .dir()
+        .join(format!("e2e-{}.json", std::process::id()));
     let nodes = cluster.status()?.nodes.len();
     let mut command = cluster.reaching_api(cluster.programs().join("e2e.test"))?;
     command
@@ -90,7 +92,9 @@ pub fn run(cluster: &Cluster, focus: &str, skip: Option<&str>, words: Words) -> 
     }
     // A failed specification is the report's to tell.
     command.status().context("run e2e.test")?;
-    read(&report)
+    let specs = read(&report);
+    let _ = fs::remove_file(&report);
+    specs
 }
 
 fn read(report: &Path) -> Result<Vec<Spec>> {
