@@ -271,7 +271,7 @@ impl Answer {
 fn upstream(name: &str) -> Result<PathBuf> {
     let dir = std::env::var_os("WEFT_KUBERNETES_DIR")
         .map_or_else(|| root().join("target/kubernetes"), PathBuf::from);
-    let program = dir.join(name);
+    let program = dir.join("bin").join(name);
     if !program.is_file() {
         return skip(format!(
             "{} is missing; run `cargo run -p weft-tests --bin cluster -- build`",
