@@ -327,6 +327,13 @@ fn a_source_that_is_not_the_senders_is_dropped_and_counted() -> Result<()> {
     let pods = attach(&a, &b)?;
     let target = pods[0].v4()?.to_string();
     b.run(&["ip", "address", "add", "10.47.255.9/32", "dev", "lo"])?;
+    // A packet that is not tracked keeps its source: b would put its own in the place of another.
+    b.run(&[
+        "nft",
+        "add table inet forge; \
+         add chain inet forge out { type filter hook output priority raw; }; \
+         add rule inet forge out ip saddr 10.47.255.9 notrack",
+    ])?;
     let forged = b.run(&[
         "ping",
         "-n",
