@@ -8,6 +8,10 @@ use ipnet::IpNet;
 
 /// How long an endpoint is tried before the next: WireGuard repeats an initiation every 5 s.
 pub const TRY: Duration = Duration::from_secs(5);
+/// The most tries a second over all peers that do not answer: each costs a handshake's arithmetic.
+const MOST_TRIES_A_SECOND: u32 = 20;
+/// The longest that one endpoint is tried, however many peers are silent.
+const LONGEST_TRY: Duration = Duration::from_secs(30);
 /// A handshake is believed for this long: WireGuard ends the session then (REJECT_AFTER_TIME).
 pub const FRESH: Duration = Duration::from_secs(180);
 /// The least time between two wishes to have names resolved again.
@@ -16,6 +20,14 @@ const RESOLVE: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_secs(10);
 /// More candidates of one peer are not looked at.
 const MOST_CANDIDATES: usize = 16;
+
+/// How long an endpoint is tried, and the time between two initiations to a peer that does not answer,
+/// where so many peers do not: [`TRY`] for up to a hundred, 30 s at most.
+pub fn try_time(silent: usize) -> Duration {
+    let silent = u32::try_from(silent).unwrap_or(u32::MAX);
+    let fair = Duration::from_secs(silent.into()) / MOST_TRIES_A_SECOND;
+    fair.clamp(TRY, LONGEST_TRY)
+}
 
 /// Whether another node could be reached at this address at all: none of a host's own, of one link
 /// alone or of many hosts.
@@ -38,6 +50,8 @@ pub struct Evidence {
     /// How long ago the last handshake was.
     pub handshake: Option<Duration>,
     pub probes: Probes,
+    /// How many peers do not answer, this one or others.
+    pub silent: usize,
 }
 
 /// What the probes inside the tunnel say.
@@ -96,6 +110,8 @@ pub struct EndpointChoice {
     heard: Option<SocketAddr>,
     mesh: Vec<IpNet>,
     state: State,
+    /// How long each is tried.
+    patience: Duration,
     resolved: Instant,
 }
 
@@ -123,6 +139,7 @@ impl EndpointChoice {
             heard: None,
             mesh: Vec::new(),
             state: State::Idle { since: now },
+            patience: TRY,
             resolved: now,
         }
     }
@@ -166,6 +183,7 @@ impl EndpointChoice {
                 again: now + left.max(TRY),
             };
         }
+        self.patience = try_time(evidence.silent);
         let rounds = self.advance(now);
         let resolve = rounds == Round::Over && now >= self.resolved + RESOLVE;
         if resolve {
@@ -175,7 +193,7 @@ impl EndpointChoice {
             State::Trying { at, begun, .. } => Decision {
                 set: self.nth(*at),
                 resolve,
-                again: *begun + TRY,
+                again: *begun + self.patience,
             },
             _ => Decision {
                 set: None,
@@ -183,6 +201,11 @@ impl EndpointChoice {
                 again: now + RESOLVE,
             },
         }
+    }
+
+    /// Whether the peer is being looked for.
+    pub fn is_trying(&self) -> bool {
+        matches!(self.state, State::Trying { .. })
     }
 
     /// What `weft status` shows.
@@ -201,7 +224,7 @@ impl EndpointChoice {
                 Some(endpoint) => Report::Trying {
                     endpoint,
                     since: *since,
-                    next: *begun + TRY,
+                    next: *begun + self.patience,
                     tried: tried.clone(),
                 },
                 None => Report::NoEndpoint { since: *since },
@@ -237,7 +260,7 @@ impl EndpointChoice {
             };
             return Round::Open;
         };
-        if now < *begun + TRY {
+        if now < *begun + self.patience {
             return Round::Open;
         }
         if let Some(endpoint) = present {

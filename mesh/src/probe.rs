@@ -19,6 +19,9 @@ const AHEAD: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_millis(1_500);
 /// So many losses in a row are a dead peer.
 const DEAD: u32 = 3;
+/// Where the rate is short, a dead peer gets one probe of so many that a living one gets: it is probed
+/// at once when it is heard ([`Prober::heard`]).
+const DEAD_SHARE: u32 = 3;
 /// Nonces of one peer that an answer may bear.
 const MOST_OUTSTANDING: usize = 8;
 /// How many of the [`MOST_A_SECOND`] may go out at once after a pause.
@@ -136,6 +139,7 @@ impl<K: Ord + Clone> Prober<K> {
             Some((when, _)) if *when <= now => now + AHEAD,
             _ => now,
         };
+        let total = self.peers.len();
         while self
             .schedule
             .first()
@@ -156,7 +160,10 @@ impl<K: Ord + Clone> Prober<K> {
             peer.health.sent += 1;
             self.deadlines.insert((now + PATIENCE, key.clone(), nonce));
             // Between 0.9 and 1.1 periods, so that nodes do not fall into step.
-            let period = period(self.peers.len());
+            let mut period = period(total);
+            if period > PERIOD && peer.health.life == Life::Dead {
+                period *= DEAD_SHARE;
+            }
             let jitter = period / 1_000 * (random() % 201) as u32;
             self.schedule
                 .insert((when.max(now) + period - period / 10 + jitter, key.clone()));
@@ -193,6 +200,24 @@ impl<K: Ord + Clone> Prober<K> {
             rtt,
             came_up: peer.turn(Life::Alive, now),
         })
+    }
+
+    /// A probe of the peer's own came through the tunnel: if it is not known to be alive, it is asked
+    /// next, unless it was within the last second.
+    pub fn heard(&mut self, key: &K, now: Instant) {
+        let Some(peer) = self.peers.get(key) else {
+            return;
+        };
+        let last = peer.outstanding.back();
+        let asked = last.is_some_and(|(_, sent)| now < *sent + PERIOD);
+        if peer.health.life != Life::Alive && !asked {
+            self.schedule.retain(|(_, other)| other != key);
+            let first = self
+                .schedule
+                .first()
+                .map_or(now, |(when, _)| now.min(*when));
+            self.schedule.insert((first, key.clone()));
+        }
     }
 
     pub fn health(&self, key: &K) -> Option<Health> {

@@ -22,6 +22,7 @@ fn fresh(endpoint: SocketAddr) -> Evidence {
         endpoint: Some(endpoint),
         handshake: Some(seconds(1)),
         probes: Probes::Answered,
+        ..Evidence::default()
     }
 }
 
@@ -86,6 +87,7 @@ fn a_roamed_endpoint_is_kept_while_it_is_fresh_and_tried_again_after_the_others(
         endpoint: Some(roamed),
         handshake: Some(seconds(60)),
         probes: Probes::Unanswered,
+        ..Evidence::default()
     };
     let mut set = |second| choice.decide(&lost, start + seconds(second)).set;
     assert_eq!(
@@ -102,6 +104,7 @@ fn without_probes_a_handshake_counts_for_three_minutes() {
             endpoint: Some(address(9)),
             handshake: Some(seconds(age)),
             probes: Probes::Unknown,
+            ..Evidence::default()
         };
         choice.decide(&evidence, start).set
     };
@@ -171,4 +174,21 @@ fn the_list_of_tries_is_bounded() {
         panic!("it tries")
     };
     assert_eq!(tried.len(), MOST_CANDIDATES);
+}
+
+#[test]
+fn tries_are_shared_among_many_silent_peers() {
+    let times = [0, 20, 100, 200, 600, 10_000].map(|silent| try_time(silent).as_secs());
+    assert_eq!(times, [5, 5, 5, 10, 30, 30]);
+
+    let (mut choice, start) = choice(&[address(1), address(2)]);
+    let evidence = Evidence {
+        silent: 200,
+        ..Evidence::default()
+    };
+    let mut set = |second| choice.decide(&evidence, start + seconds(second)).set;
+    assert_eq!(
+        [set(0), set(9), set(10)],
+        [address(1), address(1), address(2)].map(Some)
+    );
 }

@@ -193,3 +193,33 @@ fn what_is_outstanding_is_bounded_and_goes_with_the_peer() {
     assert!(prober.next().is_none());
     assert_eq!(prober.health(&1), None);
 }
+
+#[test]
+fn where_the_rate_is_short_the_dead_get_a_third() {
+    let (mut prober, start) = prober(400);
+    let sent = run(&mut prober, start, Duration::from_secs(300), |peer| {
+        (peer < 200).then_some(RTT)
+    });
+    // Once they are known to be dead.
+    let late = sent.iter().filter(|(at, _)| *at > Duration::from_secs(60));
+    let (living, all) = (late.clone().filter(|(_, peer)| *peer < 200), late);
+    let living = living.count();
+    let ratio = living as f64 / (all.count() - living) as f64;
+    assert!((2.8..3.2).contains(&ratio), "{ratio}");
+}
+
+#[test]
+fn a_dead_peer_that_is_heard_is_asked_next() {
+    let (mut prober, start) = prober(400);
+    let time = Duration::from_secs(60);
+    run(&mut prober, start, time, |_| None);
+    assert_eq!(prober.health(&7).unwrap().life, Life::Dead);
+    let later = start + time + Duration::from_secs(2);
+    prober.heard(&7, later);
+    let due = prober.due(later, counter());
+    assert_eq!(due.probes.iter().filter(|(to, _)| *to == 7).count(), 1);
+    // What was asked just now is not asked again.
+    prober.heard(&7, later);
+    let due = prober.due(later + Duration::from_millis(900), counter());
+    assert!(due.probes.iter().all(|(to, _)| *to != 7));
+}

@@ -53,6 +53,8 @@ impl Peers {
     /// Decides each peer's endpoint anew.
     pub(super) fn update(&mut self, roster: &Roster, look: Look<'_>) {
         self.peers.retain(|id, _| roster.members.contains_key(id));
+        let silent = self.peers.values().filter(|peer| peer.choice.is_trying());
+        let silent = silent.count();
         for (id, member) in &roster.members {
             let peer = self.peers.entry(*id).or_insert_with(|| Peer {
                 choice: EndpointChoice::new(look.now),
@@ -60,7 +62,7 @@ impl Peers {
                 names: Lookup::default(),
                 mtu: None,
             });
-            peer.update(member, look, &self.local, &self.lookups);
+            peer.update(member, look, (&self.local, silent), &self.lookups);
         }
     }
 
@@ -163,7 +165,13 @@ impl Peers {
 }
 
 impl Peer {
-    fn update(&mut self, member: &Member, look: Look<'_>, local: &[IpAddr], lookups: &Turns) {
+    fn update(
+        &mut self,
+        member: &Member,
+        look: Look<'_>,
+        (local, silent): (&[IpAddr], usize),
+        lookups: &Turns,
+    ) {
         let device = look.status.peers.get(&member.public_key);
         let mut candidates = self.names.addresses(&member.endpoints);
         candidates.retain(|at| !is_here(*at, local, look.port));
@@ -181,6 +189,7 @@ impl Peer {
                 Life::Dead => endpoint::Probes::Unanswered,
                 Life::Unknown => endpoint::Probes::Unknown,
             },
+            silent,
         };
         let decision = self.choice.decide(&evidence, look.now);
         self.set = decision.set;

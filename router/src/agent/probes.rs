@@ -2,7 +2,7 @@
 //!
 //! The socket is bound to the mesh's link, so that WireGuard vouches for every sender.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -44,6 +44,8 @@ struct Shared {
 struct State {
     prober: Prober<NodeId>,
     addresses: BTreeMap<NodeId, IpAddr>,
+    /// The same, by address.
+    ids: HashMap<IpAddr, NodeId>,
 }
 
 impl Shared {
@@ -80,6 +82,7 @@ impl Probes {
         let wanted: BTreeSet<NodeId> = peers.keys().copied().collect();
         state.prober.set_peers(&wanted, Instant::now());
         state.addresses.clone_from(peers);
+        state.ids = peers.iter().map(|(id, address)| (*address, *id)).collect();
         drop(state);
         self.shared.wake.notify_one();
     }
@@ -232,14 +235,16 @@ fn receive(bytes: &[u8], from: SocketAddr, socket: &UdpSocket, shared: &Shared) 
     match message {
         Message::Probe(nonce) => {
             socket.send_to(&Message::Answer(nonce).encode(), from)?;
+            // What is due is looked at before the next wait.
+            let mut state = shared.state();
+            if let Some(id) = state.ids.get(&from.ip().to_canonical()).copied() {
+                state.prober.heard(&id, Instant::now());
+            }
         }
         Message::Answer(nonce) => {
             let address = from.ip().to_canonical();
             let mut state = shared.state();
-            let id = state
-                .addresses
-                .iter()
-                .find_map(|(id, at)| (*at == address).then_some(*id));
+            let id = state.ids.get(&address).copied();
             let answered = id.and_then(|id| state.prober.answered(&id, nonce, Instant::now()));
             drop(state);
             if answered.is_some_and(|answered| answered.came_up) {

@@ -4,6 +4,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -15,6 +16,7 @@ use super::drops::{Drop, Drops};
 use super::session::{Now, OVERHEAD, Opened};
 use super::table::{Path, Peer, PeerState, Table};
 use crate::PublicKey;
+use crate::endpoint::try_time;
 
 /// The largest IP packet.
 pub(super) const LARGEST: usize = 65_535;
@@ -32,6 +34,8 @@ pub(super) trait Output {
 pub(super) struct Engine {
     pub(super) table: ArcSwap<Table>,
     pub(super) drops: Drops,
+    /// How many peers had not answered at the last tick.
+    silent: AtomicUsize,
 }
 
 impl Engine {
@@ -120,9 +124,13 @@ impl Engine {
         if let Some(identity) = &table.identity {
             identity.limiter.reset_count();
         }
+        let silent = self.silent.load(Relaxed);
+        let pace = try_time(silent);
+        let mut unanswered = 0;
         for peer in table.peers.values() {
             let mut state = peer.lock();
-            let (due, given_up) = state.session.tick(scratch, now.instant);
+            let (due, given_up) = state.session.tick(scratch, pace, now.instant);
+            unanswered += usize::from(state.session.is_unanswered());
             let path = state.path(now.instant);
             drop(state);
             self.drops.add(Drop::HandshakeGivenUp, given_up);
@@ -130,6 +138,7 @@ impl Engine {
                 self.send(peer, &scratch[..len], path, out);
             }
         }
+        self.silent.store(unanswered, Relaxed);
     }
 
     /// Sends what `make` says is due for a peer now.

@@ -14,6 +14,7 @@ use super::engine::{Engine, LARGEST, Output, SCRATCH};
 use super::identity::Identity;
 use super::session::{Now, Session};
 use super::table::{Path, Peer, Table};
+use crate::endpoint::TRY as PACE;
 use crate::{PresharedKey, PrivateKey};
 
 /// Keeps what an engine puts out.
@@ -350,7 +351,28 @@ fn an_initiator_that_vanished_does_not_block_our_own_handshake() {
         "a handshake message has just gone out"
     );
     let later = start + Duration::from_secs(6);
-    assert_eq!(session.tick(&mut scratch, later).0, Some(148));
+    assert_eq!(session.tick(&mut scratch, PACE, later).0, Some(148));
+}
+
+#[test]
+fn a_silent_peer_is_asked_again_no_sooner_than_the_pace_allows() {
+    let (a, b) = pair();
+    a.tell(&packet(A, B, 0));
+    let peer = a.peer(&b);
+    let mut scratch = vec![0; SCRATCH];
+    let start = Instant::now();
+    let pace = Duration::from_secs(30);
+    let mut due = |second| {
+        let then = start + Duration::from_secs(second);
+        let mut state = peer.lock();
+        let ticked = state.session.tick(&mut scratch, pace, then).0;
+        let length = 20;
+        let sealed = state
+            .session
+            .seal(&mut packet(A, B, 1), length, &mut scratch, then);
+        ticked.or(sealed.datagram)
+    };
+    assert_eq!([due(6), due(29), due(31)], [None, None, Some(148)]);
 }
 
 #[test]
@@ -360,7 +382,10 @@ fn packets_are_given_up_when_no_handshake_comes() {
     let peer = a.peer(&b);
     let mut scratch = vec![0; SCRATCH];
     let later = Instant::now() + Duration::from_secs(91);
-    assert_eq!(peer.lock().session.tick(&mut scratch, later), (None, 1));
+    assert_eq!(
+        peer.lock().session.tick(&mut scratch, PACE, later),
+        (None, 1)
+    );
 }
 
 #[test]
@@ -373,7 +398,7 @@ fn a_keepalive_is_sent_when_nothing_else_was() {
     let mut scratch = vec![0; SCRATCH];
     let mut due = |seconds| {
         let then = Instant::now() + Duration::from_secs(seconds);
-        peer.lock().session.tick(&mut scratch, then).0
+        peer.lock().session.tick(&mut scratch, PACE, then).0
     };
     assert_eq!(
         [due(20), due(26), due(27), due(52)],

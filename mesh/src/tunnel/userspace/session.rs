@@ -78,6 +78,8 @@ pub(super) struct Session {
     unconfirmed: Option<u32>,
     last_handshake: Option<SystemTime>,
     last_handshake_sent: Option<Instant>,
+    /// The least time between two initiations.
+    pace: Duration,
     last_traffic: Instant,
     last_heard: Option<Instant>,
     keepalive: Option<Duration>,
@@ -108,6 +110,7 @@ impl Session {
             unconfirmed: None,
             last_handshake: None,
             last_handshake_sent: None,
+            pace: REKEY_TIMEOUT,
             last_traffic: now,
             last_heard: None,
             keepalive: None,
@@ -211,11 +214,12 @@ impl Session {
         }
     }
 
-    /// A handshake initiation, unless a handshake message went out less than 5 s ago.
+    /// A handshake initiation, unless a handshake message went out too short a time ago: 5 s, or more
+    /// where many peers are silent.
     pub(super) fn initiate(&mut self, out: &mut [u8], now: Instant) -> Option<usize> {
         if self
             .last_handshake_sent
-            .is_some_and(|sent| now < sent + REKEY_TIMEOUT)
+            .is_some_and(|sent| now < sent + self.pace)
         {
             return None;
         }
@@ -232,8 +236,7 @@ impl Session {
     /// peer is silent. The next would go out only seconds later.
     pub(super) fn moved(&mut self, out: &mut [u8], now: Instant) -> Option<usize> {
         let silent = self.is_silent(SILENT, now);
-        let waiting = !self.ready && self.last_handshake_sent.is_some();
-        if waiting || silent {
+        if self.is_unanswered() || silent {
             self.initiate_now(out, now)
         } else {
             None
@@ -248,6 +251,11 @@ impl Session {
         } else {
             None
         }
+    }
+
+    /// Whether there is no session, and a handshake was begun.
+    pub(super) fn is_unanswered(&self) -> bool {
+        !self.ready && self.last_handshake_sent.is_some()
     }
 
     /// Whether the peer was heard, and last so long ago.
@@ -329,10 +337,27 @@ impl Session {
     }
 
     /// What is due: a retransmission, a new handshake, a keepalive. Returns the length of the
-    /// datagram to send and how many queued packets were given up. To be called every 250 ms.
-    pub(super) fn tick(&mut self, out: &mut [u8], now: Instant) -> (Option<usize>, u64) {
+    /// datagram to send and how many queued packets were given up. To be called every 250 ms, with
+    /// the time between two initiations to a silent peer ([`crate::endpoint::try_time`]).
+    pub(super) fn tick(
+        &mut self,
+        out: &mut [u8],
+        pace: Duration,
+        now: Instant,
+    ) -> (Option<usize>, u64) {
         self.draining = self.draining.take().filter(|old| now < old.until);
-        let due = sent(&self.tunn.update_timers(out));
+        self.pace = pace.max(REKEY_TIMEOUT);
+        // boringtun would repeat it every 5 s. It dates by its last look at the clock, so a session
+        // that comes meanwhile is renewed earlier by what was slept here.
+        let waits = self.is_unanswered()
+            && self
+                .last_handshake_sent
+                .is_some_and(|at| now < at + self.pace);
+        let due = if waits {
+            None
+        } else {
+            sent(&self.tunn.update_timers(out))
+        };
         self.refresh(now);
         if due.is_some() {
             match out.first() {
