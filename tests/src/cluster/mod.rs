@@ -114,7 +114,8 @@ impl Cluster {
         layout.down()?;
         let upstream = Upstream::ready(&mut *say)?;
         let mut images = vec![upstream.archive()];
-        if options.cni == Cni::Weft {
+        // Whoever brings a network later may bring it.
+        if options.cni != Cni::Reference {
             say("building weft's image");
             let archive = layout.dir().join("weft.tar");
             image::write(&[build(options.profile)?.image()?], &archive)?;
