@@ -92,10 +92,16 @@ impl Conns {
             old.stop.notify_one();
         } else if self.by_run.len() >= MAX_CONNECTIONS {
             return None;
-        } else if self.of(new.id).count() >= MOST_RUNS
-            && let Some(oldest) = self.of(new.id).min_by_key(|conn| conn.serial)
-        {
-            oldest.stop.notify_one();
+        } else {
+            let runs = self.of(new.id).count();
+            if runs > MOST_RUNS {
+                // One is still ending for the last that came.
+                return None;
+            }
+            let oldest = self.of(new.id).min_by_key(|conn| conn.serial);
+            if let (MOST_RUNS, Some(oldest)) = (runs, oldest) {
+                oldest.stop.notify_one();
+            }
         }
         let (outbox, inbox) = mpsc::channel(QUEUE);
         let stop = Arc::new(Notify::new());
@@ -243,6 +249,8 @@ mod tests {
             notified.poll(&mut context).is_ready()
         };
         assert!(told(&old) && !told(&new));
+        let fourth = conns.enter(entering(Role::Responder, 4), now);
+        assert!(fourth.is_none(), "one has not ended yet");
         assert!(!conns.leave(id, old.serial), "others of it are connected");
         assert!(conns.is_connected(id));
     }
