@@ -1,6 +1,6 @@
 //! Whom to dial and when. Pure: the dialling itself is done elsewhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -148,11 +148,19 @@ impl Targets {
         }
     }
 
-    pub(super) fn failed(&mut self, target: &Target, why: Failure, now: Instant, random: u64) {
+    /// Whether the reason is another than the last.
+    pub(super) fn failed(
+        &mut self,
+        target: &Target,
+        why: Failure,
+        now: Instant,
+        random: u64,
+    ) -> bool {
         let failing = self.entries.values().filter(|e| e.failures > 0).count() as u32;
         let Some(entry) = self.entries.get_mut(target) else {
-            return;
+            return false;
         };
+        let is_news = entry.error.as_ref() != Some(&why.error);
         entry.dialling = false;
         entry.failures = entry.failures.saturating_add(1);
         entry.refused = why.refused;
@@ -165,6 +173,7 @@ impl Targets {
         let doubled = FIRST * 2_u32.pow((entry.failures - 1).min(6));
         let first = if why.refused { LEAST_CAP } else { FIRST };
         entry.next = now + jitter(doubled.clamp(first, cap), random);
+        is_news
     }
 
     /// A connection to `node` ended after `lived`: it is dialled again soon, unless connections
@@ -212,7 +221,17 @@ impl Targets {
                 failures: entry.failures,
             }
         };
-        self.entries.iter().map(status).collect()
+        // A node that was found at a configured host is that host's line.
+        let seeds = self.entries.iter();
+        let seeds = seeds.filter(|(target, _)| matches!(target, Target::Seed(_)));
+        let found: BTreeSet<_> = seeds.filter_map(|(_, seed)| seed.node).collect();
+        let is_found = |target: &Target| match target {
+            Target::Node(id) => found.contains(id) && connected(*id),
+            Target::Seed(_) => false,
+        };
+        let entries = self.entries.iter();
+        let shown = entries.filter(|(target, _)| !is_found(target));
+        shown.map(status).collect()
     }
 }
 

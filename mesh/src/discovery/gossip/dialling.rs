@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::net::TcpStream;
+use tracing::warn;
 
 use super::channel::{self, Channel, ChannelError};
 use super::config::StartError;
@@ -30,8 +31,14 @@ const MAX_RESOLVED: usize = 16;
 pub(super) async fn attempt(node: &Arc<Node>, target: Target) {
     let failures = lock(&node.targets).failures(&target);
     let failed = |error: String, refused: bool| {
-        let why = Failure { error, refused };
-        lock(&node.targets).failed(&target, why, Instant::now(), chance());
+        let why = Failure {
+            error: error.clone(),
+            refused,
+        };
+        let is_news = lock(&node.targets).failed(&target, why, Instant::now(), chance());
+        if let (true, None, Target::Seed(host)) = (is_news, node.look(|_| ()), &target) {
+            warn!(%host, error, "not joined yet, trying again");
+        }
     };
     let addresses = match addresses(node, &target).await {
         Ok(addresses) => addresses,
