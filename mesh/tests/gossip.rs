@@ -257,6 +257,65 @@ async fn a_rotated_token_admits_nobody_new_and_the_new_one_does() {
     until("the new token lets in", || a.sees() == 1 && c.sees() == 1).await;
 }
 
+/// Makes what is written of `file` end in an error, until the guard is dropped.
+struct Refusing(std::path::PathBuf);
+
+impl Refusing {
+    fn writes_of(file: &str, dir: &Path) -> Self {
+        let path = dir.join(format!("{file}.new"));
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Refusing {
+    fn drop(&mut self) {
+        std::fs::remove_dir(&self.0).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_disk_refuses_is_not_done_and_is_said() {
+    let dirs = dirs(2);
+    let a = start(config(dirs[0].path()), "a", 1).await;
+    let token = a.gossip.join_token();
+    let mut joining = config(dirs[1].path());
+    joining.join = join(&token, a.address);
+    let b = start(joining, "b", 2).await;
+    until("all see all", || a.sees() == 1 && b.sees() == 1).await;
+    let refusing = Refusing::writes_of("keyring.json", dirs[0].path());
+    assert!(a.gossip.token_rotate().await.is_err());
+    assert_eq!(a.gossip.token_list().len(), 1);
+    assert_eq!(a.gossip.join_token(), token);
+    drop(refusing);
+    let refusing = Refusing::writes_of("tombstones.json", dirs[0].path());
+    assert!(a.gossip.forget("b").await.is_err());
+    assert_eq!((a.sees(), a.gossip.status().forgotten), (1, 0));
+    drop(refusing);
+    let refusing = Refusing::writes_of("roster.json", dirs[0].path());
+    b.gossip.announce(announcement("b", 3));
+    until("it is a problem", || a.has(ProblemKind::Storage)).await;
+    drop(refusing);
+    until("and none any more", || !a.has(ProblemKind::Storage)).await;
+    a.gossip.forget("b").await.unwrap();
+    assert_eq!(a.sees(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_was_joined_by_is_listed_once() {
+    let dirs = dirs(2);
+    let a = start(config(dirs[0].path()), "a", 1).await;
+    let mut joining = config(dirs[1].path());
+    joining.join = join(&a.gossip.join_token(), a.address);
+    let b = start(joining, "b", 2).await;
+    let targets = || b.gossip.status().targets;
+    until("it is known by name", || {
+        b.sees() == 1 && targets().iter().all(|t| t.name.is_some())
+    })
+    .await;
+    assert_eq!(targets().len(), 1, "{:?}", targets());
+}
+
 async fn bytes_for(address: SocketAddr, sent: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(sent).await.unwrap();

@@ -169,21 +169,22 @@ impl Gossip {
     }
 
     /// Forgets the node that `who` names: its name, or the first characters (at least 4) of its
-    /// identity. Returns when this is kept on disk here; the others hear it at once.
+    /// identity. The others hear it once it is kept on disk here.
     ///
     /// # Errors
-    /// When `who` names none, several, or this node, or the disk refuses.
+    /// When `who` names none, several, or this node, or the disk refuses. Then nobody was forgotten.
     pub async fn forget(&self, who: &str) -> Result<NodeId, ForgetError> {
+        let tombstones = self.node.look(|core| core.tombstones_with(who));
+        let tombstones = tombstones.ok_or(ForgetError::NotJoined)??;
+        self.node.files.save_tombstones(&tombstones)?;
         let forgotten = self.node.drive(|core, now| core.forget(who, now));
-        let id = forgotten.ok_or(ForgetError::NotJoined)??;
-        self.node.write_changes()?;
-        Ok(id)
+        forgotten.ok_or(ForgetError::NotJoined)?
     }
 
     /// A new secret that lets nodes in beside those there are; its token as text.
     ///
     /// # Errors
-    /// Before this node has joined, and when the disk refuses.
+    /// Before this node has joined, and when the disk refuses. Then all secrets are as they were.
     pub async fn token_create(&self) -> Result<String, TokenError> {
         self.new_token(Others::Stay)
     }
@@ -229,25 +230,23 @@ impl Gossip {
         let secret = Secret::generate().map_err(StoreError::Random)?;
         let mesh = self.node.mesh().ok_or(TokenError::NotJoined)?;
         let now = node::unix_now();
-        let made = self.node.drive(|core, _| {
-            core.change_keys(|keyring| {
-                // Newer than all there are, whatever the clock says: the newest is given out.
-                let newest = keyring
-                    .list()
-                    .first()
-                    .map_or(0, |k| k.created.saturating_add(1));
-                let id = keyring.add(secret.clone(), now.max(newest));
-                if keyring.get(id).is_none() {
-                    return Err(TokenError::Full);
-                }
-                if others == Others::Retire {
-                    keyring.retire_all_but(id);
-                }
-                Ok(())
-            })
-        });
-        made.ok_or(TokenError::NotJoined)??;
-        self.node.write_changes()?;
+        let keyring = self.node.look(|core| core.keyring().clone());
+        let mut keyring = keyring.ok_or(TokenError::NotJoined)?;
+        // Newer than all there are, whatever the clock says: the newest is given out.
+        let newest = keyring
+            .list()
+            .first()
+            .map_or(0, |k| k.created.saturating_add(1));
+        let id = keyring.add(secret.clone(), now.max(newest));
+        if keyring.get(id).is_none() {
+            return Err(TokenError::Full);
+        }
+        if others == Others::Retire {
+            keyring.retire_all_but(id);
+        }
+        self.node.files.save_keyring(&keyring)?;
+        self.node
+            .drive(|core, _| core.merge_keys(keyring.entries()));
         Ok(Token { mesh, secret }.reveal())
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::connection;
 use super::dial::{Connected, Target, Wanted};
@@ -106,9 +106,14 @@ pub(super) async fn save(node: Arc<Node>) {
         tokio::time::sleep(SAVE_GATHER).await;
         let writer = Arc::clone(&node);
         let written = tokio::task::spawn_blocking(move || writer.write_changes()).await;
-        if let Ok(Err(error)) = written {
+        let Ok(written) = written.map(|written| written.map_err(|error| error.to_string())) else {
+            continue;
+        };
+        let failed = written.is_err();
+        // It is said in the log and the status.
+        node.drive(|core, _| core.written(written));
+        if failed {
             node.count("writes failed");
-            warn!(%error, "state not written, trying again");
             tokio::time::sleep(SAVE_AGAIN).await;
             node.save.notify_one();
         }

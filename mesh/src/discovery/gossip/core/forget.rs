@@ -36,6 +36,21 @@ impl Core {
         Ok(())
     }
 
+    /// What is to be on disk before [`forget`](Self::forget): all tombstones, with that of the node
+    /// that `who` names.
+    pub(in super::super) fn tombstones_with(
+        &self,
+        who: &str,
+    ) -> Result<Vec<Tombstone>, ForgetError> {
+        let id = self.find(who)?;
+        let mut all = self.tombstones.clone();
+        let tombstone = Tombstone::sign(id, &self.identity, self.rules.params.id());
+        match all.insert(tombstone) {
+            Buried::Full => Err(ForgetError::Full),
+            Buried::Known | Buried::New => Ok(all.all().cloned().collect()),
+        }
+    }
+
     /// Forgets the node that `who` names.
     pub(in super::super) fn forget(
         &mut self,

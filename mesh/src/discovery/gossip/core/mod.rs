@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use super::claim::Claims;
 use super::grant::{Book, Grant};
-use super::keyring::Keyring;
+use super::keyring::{Entry, Keyring};
 use super::message::Message;
 use super::params::MeshParams;
 use super::record::{Instance, Record, Rules, Signed, Stamp};
@@ -121,6 +121,8 @@ pub(super) struct Core {
     foreign: Option<(Stamp, Instant)>,
     announcement_problem: Option<String>,
     storage_problem: Option<String>,
+    /// The same of what is told on before it is on disk.
+    unwritten: Option<String>,
     /// The records are not what the roster was made of.
     stale: bool,
     roster: Arc<Roster>,
@@ -177,6 +179,7 @@ impl Core {
             foreign: None,
             announcement_problem: None,
             storage_problem: None,
+            unwritten: None,
             stale: true,
             roster: Arc::default(),
             holders: Holders::default(),
@@ -253,12 +256,11 @@ impl Core {
         &self.keyring
     }
 
-    /// Changes the keyring and tells everybody.
-    pub(super) fn change_keys<T>(&mut self, change: impl FnOnce(&mut Keyring) -> T) -> T {
-        let result = change(&mut self.keyring);
+    /// Takes over what this node itself changed of the secrets, and tells it.
+    pub(super) fn merge_keys(&mut self, entries: Vec<Entry>) {
+        self.keyring.merge(entries);
         self.dirty.keyring = true;
         self.tell_keys(None);
-        result
     }
 
     /// A live machine with this very identity was met at `address`.
@@ -295,6 +297,11 @@ impl Core {
     pub(super) fn kept_records(&self) -> Vec<Signed> {
         let all = self.records.values().chain(self.witnesses.values());
         all.map(|record| record.signed.clone()).collect()
+    }
+
+    /// What is kept of others was written, or the reason why not.
+    pub(super) fn written(&mut self, result: Result<(), String>) {
+        self.unwritten = result.err();
     }
 
     pub(super) fn tombstones(&self) -> &Tombstones {

@@ -65,7 +65,7 @@ impl Core {
         if let Some(text) = &self.announcement_problem {
             add(ProblemKind::Announcement, text.clone());
         }
-        if let Some(text) = &self.storage_problem {
+        for text in self.storage_problem.iter().chain(&self.unwritten) {
             add(ProblemKind::Storage, text.clone());
         }
         if let Some((slot, winner)) = self.claims.lost() {

@@ -241,11 +241,10 @@ fn keys_that_are_rotated_reach_everybody() {
     for n in 1..6 {
         sim.connect(n - 1, n);
     }
-    let new = sim.cores[0].change_keys(|keyring| {
-        let id = keyring.add(Secret::from_bytes([6; 32]), 2);
-        keyring.retire_all_but(id);
-        id
-    });
+    let mut keyring = sim.cores[0].keyring().clone();
+    let new = keyring.add(Secret::from_bytes([6; 32]), 2);
+    keyring.retire_all_but(new);
+    sim.cores[0].merge_keys(keyring.entries());
     sim.flush(0);
     sim.until("everywhere", |sim| {
         sim.cores.iter().all(|core| {
