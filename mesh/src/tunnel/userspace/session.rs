@@ -402,6 +402,8 @@ impl Session {
     }
 }
 
+/// boringtun takes the wall clock here and panics before 1970, which Linux lets no clock be:
+/// clock_settime(2) refuses it, and so does the kernel when it reads the hardware's.
 fn tunn(
     identity: &Identity,
     peer: PublicKey,

@@ -79,14 +79,11 @@ impl Udp {
         };
         let sent = send(socket, datagram, path);
         match sent {
-            Err(_) if path.local.is_some() => send(
-                socket,
-                datagram,
-                Path {
-                    local: None,
-                    ..path
-                },
-            ),
+            // A network device that was stuck for SEND_TIMEOUT is so from any address.
+            Err(error) if path.local.is_some() && error.kind() != io::ErrorKind::WouldBlock => {
+                let local = None;
+                send(socket, datagram, Path { local, ..path })
+            }
             sent => sent,
         }
     }
