@@ -142,7 +142,7 @@ pub(super) fn hosts(cluster: &Cluster, namespace: &str) -> Result<()> {
         for seen in from_host.iter().chain(&from_pod_of_host) {
             let seen = source(seen)?;
             ensure(
-                pool.contains(&seen),
+                inside(seen),
                 format!("the host of {node} is seen as {seen}"),
             )?;
         }
