@@ -150,8 +150,9 @@ impl Config {
 }
 
 const DEFAULT_POOL: Ipv4Net = Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 32, 0, 0), 12);
-// "weft" in ASCII: unlikely to be anybody else's mark.
-const DEFAULT_FWMARK: u32 = 0x7765_6674;
+// "weft" in ASCII, unlikely to be anybody else's mark, but without bit 14: kube-proxy translates whatever
+// has that bit, to a random port.
+const DEFAULT_FWMARK: u32 = 0x7765_2674;
 
 /// Up to 65,536 shares, since a share's number also names its /64 of the mesh's /48.
 fn check_pool(pool: Ipv4Net, node_prefix: u8) -> Result<(), ConfigError> {

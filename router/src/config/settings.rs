@@ -89,7 +89,7 @@ pub struct Settings {
     #[serde(default, deserialize_with = "text::mtu")]
     pub underlay_mtu: Option<u32>,
 
-    /// The mark (SO_MARK) of weft's own packets between nodes, not 0 [default: 0x77656674]
+    /// The mark (SO_MARK) of weft's own packets between nodes, not 0 [default: 0x77652674]
     #[arg(long, env = "WEFT_FWMARK", value_parser = clap::value_parser!(u32).range(1..))]
     #[serde(default, deserialize_with = "text::mark")]
     pub fwmark: Option<u32>,
