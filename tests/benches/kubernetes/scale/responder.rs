@@ -17,7 +17,7 @@ use tokio::task::LocalSet;
 use tokio::time::interval;
 use weft_mesh::probe::Message;
 
-use super::objects::{FIRST_PORT, PEERS, address, secret};
+use super::objects::{ADDRESS, FIRST_PORT, PEERS, address, secret};
 
 /// The agent's port of probes inside the mesh.
 const PROBES: u16 = 6784;
@@ -57,8 +57,8 @@ pub(crate) fn run() -> Result<()> {
     let peers = LocalSet::new();
     for number in 0..PEERS {
         let port = FIRST_PORT + u16::try_from(number)?;
-        let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))
-            .with_context(|| format!("port {port}"))?;
+        let socket =
+            std::net::UdpSocket::bind((ADDRESS, port)).with_context(|| format!("port {port}"))?;
         socket.set_nonblocking(true)?;
         let peer = Peer::new(number, Rc::clone(&agent));
         peers.spawn_local(peer.run(socket, speak.subscribe()));

@@ -1,45 +1,57 @@
 //! The API server's store, written to directly by etcd's own JSON gateway.
 
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use data_encoding::BASE64;
-use serde_json::{Value, json};
+use serde_json::json;
 use weft_tests::cluster::Cluster;
 
 use super::objects::Entry;
 
-/// etcd takes 128 operations at once, and 1.5 MB.
-const AT_ONCE: usize = 100;
-const URL: &str = "http://127.0.0.1:2379/v3/kv/txn";
+/// So many by one `curl`, on one connection.
+const AT_ONCE: usize = 1_000;
+const URL: &str = "http://127.0.0.1:2379/v3/kv/put";
 
-/// Puts all of it in.
+/// Puts all of it in, each by itself: the API server takes it that two objects never change in one
+/// revision of the store.
 ///
 /// # Errors
 /// What etcd says.
 pub(super) fn put(cluster: &Cluster, entries: &[Entry]) -> Result<()> {
-    entries.chunks(AT_ONCE).try_for_each(|some| {
-        let puts = some.iter().map(|(key, value)| {
-            json!({ "requestPut": {
-                "key": BASE64.encode(key.as_bytes()),
-                "value": BASE64.encode(value.to_string().as_bytes()),
-            } })
+    entries
+        .chunks(AT_ONCE)
+        .try_for_each(|some| put_some(cluster, some))
+}
+
+fn put_some(cluster: &Cluster, entries: &[Entry]) -> Result<()> {
+    let mut requests = String::new();
+    for (key, value) in entries {
+        let body = json!({
+            "key": BASE64.encode(key.as_bytes()),
+            "value": BASE64.encode(value.to_string().as_bytes()),
         });
-        let body = json!({ "success": puts.collect::<Vec<Value>>() });
-        let mut curl = cluster
-            .reaching_api("curl")?
-            .args(["-sS", "--fail-with-body", "--data-binary", "@-", URL])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("start curl")?;
-        let mut input = curl.stdin.take().context("curl's input")?;
-        input.write_all(body.to_string().as_bytes())?;
-        drop(input);
-        let output = curl.wait_with_output()?;
-        let said = String::from_utf8_lossy(&output.stdout);
-        ensure!(output.status.success(), "etcd: {said}");
-        Ok(())
-    })
+        // A string of JSON is one of curl's configuration as well.
+        let data = serde_json::to_string(&body.to_string())?;
+        let start = if requests.is_empty() { "" } else { "next\n" };
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            requests,
+            "{start}url = {URL}\nsilent\nshow-error\nfail\ndata = {data}"
+        );
+    }
+    let mut curl = cluster
+        .reaching_api("curl")?
+        .args(["--config", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .context("start curl")?;
+    let mut input = curl.stdin.take().context("curl's input")?;
+    input.write_all(requests.as_bytes())?;
+    drop(input);
+    ensure!(curl.wait()?.success(), "etcd took not all; see above");
+    Ok(())
 }
