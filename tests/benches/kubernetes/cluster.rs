@@ -10,8 +10,11 @@ use weft_tests::cluster::{Cluster, Cni, Dns, Lifetime, Options};
 use weft_tests::lab::{ensure, eventually};
 
 use crate::figures::Figure;
+use crate::processes::{age, agent, of_pod, within};
 
 const AGNHOST: &str = "registry.k8s.io/e2e-test-images/agnhost:2.56";
+/// By which its process is known.
+const AGNHOST_WORDS: [&str; 2] = ["/agnhost", "netexec"];
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Whether what was broken is as it was.
 type IsBack = Box<dyn Fn(&Cluster) -> Result<()>>;
@@ -98,51 +101,35 @@ fn start(cluster: &Cluster) -> Result<f64> {
         "the pods run after {:.1} s",
         started.elapsed().as_secs_f64()
     );
-    for (node, _, own) in &pods {
-        for (_, _, other) in pods.iter().filter(|(_, _, other)| other != own) {
-            reaches(cluster, node, other, PATIENCE)?;
+    for (_, own) in &pods {
+        for (_, other) in pods.iter().filter(|(_, other)| other != own) {
+            reaches(own, other)?;
         }
     }
     Ok(started.elapsed().as_secs_f64())
 }
 
-/// From the start of a new node's agent until every node's pod reaches that node's address in the
-/// mesh, which the agent itself has.
+/// From the start of a new node's agent until each pod reaches that node, at its address in the mesh: a
+/// pod of its own would take containerd's time as well.
 fn join(cluster: &Cluster) -> Result<f64> {
     let pods = pods(cluster, 3)?;
     cluster.add(NEW)?;
-    let look = "-o=jsonpath={.items[0].status.containerStatuses[0].state.running.startedAt}";
-    let field = format!("--field-selector=spec.nodeName={NEW}");
-    let names = [
-        "-n",
-        "weft-system",
-        "get",
-        "pods",
-        "-l=app.kubernetes.io/name=weft",
-        &field,
-        look,
-    ];
     let range = cluster.get(&["node", NEW])?;
     let range = range["spec"]["podCIDR"].as_str().context("no range")?;
     let range: ipnet::Ipv4Net = range.parse()?;
     let address = range.hosts().next().context("an empty range")?.to_string();
-    // The API tells the second of its start; the process tells of the hundredth.
-    eventually("the agent runs", PATIENCE, || {
-        ensure(cluster.kubectl(&names)?.contains('T'), "not yet")
-    })?;
-    for (node, _, _) in &pods {
-        eventually("the new node is reached", PATIENCE, || {
-            printed(cluster, node, &["ping", "-c1", "-W1", "-n", &address])
+    let new = eventually("the agent runs", PATIENCE, || agent(cluster, NEW))?;
+    for (_, own) in &pods {
+        let pid = of_pod(own, &AGNHOST_WORDS)?;
+        eventually(&format!("{own} reaches the new node"), PATIENCE, || {
+            let output = within(pid, "ping")
+                .args(["-c1", "-W1", "-n", &address])
+                .output()?;
+            ensure(output.status.success(), "no answer")
         })?;
     }
-    let reached = Instant::now();
-    let age = printed(
-        cluster,
-        NEW,
-        &["sh", "-c", "ps -eo etimes=,args= | grep '[/]weft up'"],
-    )?;
-    let age: f64 = age.split_whitespace().next().context("no age")?.parse()?;
-    Ok(age - reached.elapsed().as_secs_f64())
+    let reached = age(new)?;
+    Ok(reached.as_secs_f64())
 }
 
 /// How long one node's pod is not reached, or what is ours not there, each time it is broken.
@@ -195,8 +182,8 @@ fn flush_table(cluster: &Cluster) -> Result<IsBack> {
     }))
 }
 
-/// The node, the name and the address of each pod.
-fn pods(cluster: &Cluster, count: usize) -> Result<Vec<(String, String, String)>> {
+/// The node and the address of each pod.
+fn pods(cluster: &Cluster, count: usize) -> Result<Vec<(String, String)>> {
     let list = cluster.get(&["pods", "-l", "app=echo"])?;
     let all = list["items"].as_array().into_iter().flatten();
     let text = |value: &serde_json::Value| Some(value.as_str()?.to_owned());
@@ -205,7 +192,6 @@ fn pods(cluster: &Cluster, count: usize) -> Result<Vec<(String, String, String)>
         .filter_map(|pod| {
             Some((
                 text(&pod["spec"]["nodeName"])?,
-                text(&pod["metadata"]["name"])?,
                 text(&pod["status"]["podIP"])?,
             ))
         })
@@ -214,14 +200,21 @@ fn pods(cluster: &Cluster, count: usize) -> Result<Vec<(String, String, String)>
     Ok(found)
 }
 
-/// From within the pod of a node, by its namespace: `kubectl exec` takes as long as what is measured.
-fn reaches(cluster: &Cluster, node: &str, to: &str, patience: Duration) -> Result<()> {
-    let script = "for pid in $(pgrep -f '[/]agnhost netexec'); do \
-                  exec nsenter -t \"$pid\" --net curl -sS -m 1 \"http://$0:8080/clientip\"; done; exit 1";
-    eventually("a pod reaches another node's", patience, || {
-        printed(cluster, node, &["sh", "-c", script, to])
+/// Waits until a pod is answered by another, which it sees by the pod's own address. From within its
+/// network: `kubectl exec` takes as long as what is measured.
+fn reaches(from: &str, to: &str) -> Result<()> {
+    let pid = of_pod(from, &AGNHOST_WORDS)?;
+    let url = format!("http://{to}:8080/clientip");
+    eventually(&format!("{from} reaches {to}"), PATIENCE, || {
+        let output = within(pid, "curl")
+            .args(["-sS", "-m", "1", &url])
+            .output()?;
+        let seen = String::from_utf8_lossy(&output.stdout);
+        ensure(
+            seen.starts_with(&format!("{from}:")),
+            format!("it is seen as {seen:?}"),
+        )
     })
-    .map(drop)
 }
 
 fn printed(cluster: &Cluster, node: &str, words: &[&str]) -> Result<String> {

@@ -7,6 +7,7 @@
 
 mod cluster;
 mod figures;
+mod processes;
 mod scale;
 #[path = "../mesh/usage.rs"]
 mod usage;

@@ -6,7 +6,7 @@ mod responder;
 mod store;
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,6 +21,7 @@ use self::objects::{ADDRESS, PEERS, PODS, name, node, pod, public_key, weft_node
 use self::responder::Agent;
 use crate::cluster::dir;
 use crate::figures::Figure;
+use crate::processes::agent;
 use crate::usage;
 
 /// The first argument of the responder's process.
@@ -114,29 +115,9 @@ struct Running {
 
 impl Running {
     fn find(cluster: &Cluster) -> Result<Self> {
-        let output = cluster
-            .reaching_api("readlink")?
-            .arg("/proc/self/ns/net")
-            .output()?;
-        let netns = PathBuf::from(String::from_utf8(output.stdout)?.trim());
-        let is_agent = |process: &Path| {
-            let said = std::fs::read(process.join("cmdline")).ok()?;
-            let mut words = said.split(|byte| *byte == 0);
-            let is_weft = words.next()? == b"/weft" && words.next()? == b"up";
-            let there = std::fs::read_link(process.join("ns/net")).ok()? == netns;
-            (is_weft && there).then_some(())
-        };
-        for process in std::fs::read_dir("/proc")? {
-            let process = process?.path();
-            let pid = process
-                .file_name()
-                .and_then(|pid| pid.to_str()?.parse().ok());
-            if let (Some(pid), Some(())) = (pid, is_agent(&process)) {
-                let socket = process.join("root/run/weft/weft.sock");
-                return Ok(Self { pid, socket });
-            }
-        }
-        bail!("no agent runs on {FIRST_NODE}")
+        let pid = agent(cluster, FIRST_NODE)?;
+        let socket = format!("/proc/{pid}/root/run/weft/weft.sock").into();
+        Ok(Self { pid, socket })
     }
 
     fn peers(&self) -> Result<Vec<PeerStatus>> {
