@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use ipnet::IpNet;
 use tracing::{debug, info, warn};
@@ -97,10 +97,19 @@ impl Device {
             fwmark: self.config.fwmark,
             peers: self.peers.wanted(roster),
         };
-        let changes: Vec<Change> = diff(&wanted, &self.status, &BTreeMap::new())
-            .into_iter()
-            .filter(|change| !matches!(change, Change::RemovePeer { .. }))
-            .collect();
+        let mut changes = Vec::new();
+        let out = self
+            .peers
+            .out_of_time(roster, &self.status, SystemTime::now());
+        for member in out.collect::<Vec<_>>() {
+            warn!(peer = %member.name, "this host's clock was set back: the peer is made anew");
+            let public_key = member.public_key;
+            self.status.peers.remove(&public_key);
+            changes.push(Change::RemovePeer { public_key });
+        }
+        let is_kept = |change: &Change| !matches!(change, Change::RemovePeer { .. });
+        let wanted = diff(&wanted, &self.status, &BTreeMap::new());
+        changes.extend(wanted.into_iter().filter(is_kept));
         if changes.is_empty() {
             return Ok(());
         }

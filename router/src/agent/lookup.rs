@@ -41,6 +41,16 @@ struct Known {
 }
 
 impl Lookup {
+    /// As if the name had been asked for.
+    #[cfg(test)]
+    pub(super) fn of(host: &str, port: u16, found: impl Iterator<Item = SocketAddr>) -> Self {
+        let name = (host.to_owned(), port);
+        let mut known = Known::default();
+        known.found.insert(name.clone(), Vec::new());
+        known.learn(&name, found);
+        Self(Arc::new(Mutex::new(known)))
+    }
+
     /// The addresses of these endpoints in their order, names by their last answer. What is known
     /// of other names is forgotten.
     pub(super) fn addresses(&self, endpoints: &[Endpoint]) -> Vec<SocketAddr> {

@@ -87,6 +87,24 @@ impl Peers {
         self.peers.get(id)?.mtu.map(|(_, _, mtu)| mtu)
     }
 
+    /// The members that are looked for, and whose last handshake is in this host's future: its clock
+    /// was set back. Where theirs was too, the kernel's WireGuard of each refuses the other's
+    /// initiations until the clocks are where they were. A peer that is removed and added again is
+    /// met as if for the first time.
+    pub(super) fn out_of_time<'a>(
+        &self,
+        roster: &'a Roster,
+        status: &DeviceStatus,
+        now: SystemTime,
+    ) -> impl Iterator<Item = &'a Member> {
+        roster.members.values().filter(move |member| {
+            let peer = self.peers.get(&member.id);
+            let device = status.peers.get(&member.public_key);
+            peer.is_some_and(|peer| peer.choice.is_trying())
+                && device.and_then(|device| device.last_handshake) > Some(now)
+        })
+    }
+
     pub(super) fn local_is(&mut self, addresses: &[IpAddr]) {
         addresses.clone_into(&mut self.local);
     }
@@ -286,5 +304,74 @@ mod tests {
         assert_eq!(age(Some(now - second), now), Some(second));
         assert_eq!(age(Some(now + second), now), None);
         assert_eq!(age(None, now), None);
+    }
+    fn member() -> Member {
+        Member {
+            id: NodeId::from_bytes([7; 32]),
+            name: "node-7".parse().unwrap(),
+            public_key: PublicKey::from_bytes([7; 32]),
+            endpoints: vec!["node-7.example:6783".parse().unwrap()],
+            pod_cidrs: vec!["10.32.7.0/24".parse().unwrap()],
+            names: Vec::new(),
+            away: false,
+        }
+    }
+
+    /// After a look at the only member, whose name resolves to `found`.
+    fn after_a_look(found: &[&str], status: &DeviceStatus) -> (Peers, Roster) {
+        let member = member();
+        let found = found.iter().map(|at| at.parse().unwrap());
+        let now = Instant::now();
+        let peer = Peer {
+            choice: EndpointChoice::new(now),
+            set: None,
+            names: Lookup::of("node-7.example", 6783, found),
+            mtu: None,
+        };
+        let mut peers = Peers::default();
+        peers.peers.insert(member.id, peer);
+        let mut roster = Roster::default();
+        roster.members.insert(member.id, member);
+        let look = Look {
+            status,
+            probes: &Probes::start("no-link"),
+            pools: &["10.32.0.0/12".parse().unwrap()],
+            port: 6783,
+            fwmark: 0,
+            underlay_mtu: Some(1500),
+            now,
+        };
+        peers.update(&roster, look);
+        (peers, roster)
+    }
+
+    #[tokio::test]
+    async fn a_name_that_resolves_into_the_mesh_is_no_endpoint() {
+        let endpoint = |found: &[&str]| {
+            let (peers, roster) = after_a_look(found, &DeviceStatus::default());
+            peers.wanted(&roster)[&member().public_key].endpoint
+        };
+        let outside = "192.0.2.7:6783";
+        assert_eq!(endpoint(&["10.32.9.1:6783"]), None);
+        assert_eq!(endpoint(&["10.32.9.1:6783", outside]), outside.parse().ok());
+    }
+
+    #[tokio::test]
+    async fn a_silent_peer_whose_handshake_is_in_the_future_is_out_of_time() {
+        let now = SystemTime::now();
+        let second = Duration::from_secs(1);
+        let is_out = |last_handshake| {
+            let mut status = DeviceStatus::default();
+            let device = weft_mesh::device::PeerStatus {
+                last_handshake,
+                ..Default::default()
+            };
+            status.peers.insert(member().public_key, device);
+            let (peers, roster) = after_a_look(&["192.0.2.7:6783"], &status);
+            peers.out_of_time(&roster, &status, now).count() == 1
+        };
+        assert!(is_out(Some(now + second)));
+        // It has been met since the clock was set back, or never.
+        assert!(!is_out(Some(now - 600 * second)) && !is_out(None));
     }
 }
