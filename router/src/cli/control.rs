@@ -1,6 +1,7 @@
 //! `weft down`, `forget`, `token` and `dns`: one question to the agent each.
 
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::bail;
 
@@ -65,9 +66,12 @@ pub(super) fn token(command: &TokenCommand, socket: &Path) -> anyhow::Result<()>
             println!("{}", serde_json::to_string_pretty(&tokens)?);
         }
         ControlReply::Tokens { tokens } => {
-            println!("{:<18} {:<8} CREATED (UNIX TIME)", "TOKEN", "STATE");
+            let now = SystemTime::now().duration_since(UNIX_EPOCH);
+            let now = now.unwrap_or_default().as_secs();
+            println!("{:<18} {:<8} CREATED", "TOKEN", "STATE");
             for token in tokens {
-                println!("{:<18} {:<8} {}", token.id, token.state, token.created);
+                let age = ago(now.saturating_sub(token.created));
+                println!("{:<18} {:<8} {age}", token.id, token.state);
             }
         }
         other => bail!("the agent answered something else: {other:?}"),
@@ -89,4 +93,26 @@ pub(super) fn dns(command: &DnsCommand, socket: &Path) -> anyhow::Result<()> {
         other => bail!("the agent answered something else: {other:?}"),
     }
     Ok(())
+}
+
+/// An age in the largest unit that fits.
+fn ago(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s ago"),
+        120..7_200 => format!("{} min ago", seconds / 60),
+        7_200..172_800 => format!("{} h ago", seconds / 3_600),
+        _ => format!("{} days ago", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_is_in_the_largest_unit_that_fits() {
+        let ages = [0, 119, 120, 7_199, 7_200, 172_799, 172_800].map(ago);
+        let wanted = ["0 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 days"];
+        assert_eq!(ages, wanted.map(|age| format!("{age} ago")));
+    }
 }

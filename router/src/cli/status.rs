@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::bail;
 
-use crate::control::{ControlReply, ControlRequest, PeerState, Status, ask};
+use crate::control::{ConnectionStatus, ControlReply, ControlRequest, PeerState, Status, ask};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct StatusArgs {
@@ -104,7 +104,7 @@ fn overview(status: &Status) -> String {
         screen.line("Drops", list(&drops.collect::<Vec<_>>()));
     }
     screen.line("Peers", count(status));
-    screen.line("Connections", format!("{}", status.connections.len()));
+    screen.line("Connections", connected(status));
     screen.gap();
     screen.line("Service", "ipam");
     screen.line("Status", &status.ipam.state);
@@ -132,6 +132,17 @@ fn overview(status: &Status) -> String {
         }
     }
     screen.0
+}
+
+fn connected(status: &Status) -> String {
+    let is_up = |connection: &&ConnectionStatus| connection.state == "established";
+    match (
+        status.connections.len(),
+        status.connections.iter().filter(is_up).count(),
+    ) {
+        (0, _) => "0".into(),
+        (all, up) => format!("{all} ({up} established)"),
+    }
 }
 
 fn count(status: &Status) -> String {
