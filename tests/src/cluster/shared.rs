@@ -1,5 +1,7 @@
 //! The cluster that the tests of one file share.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use rustix::process::getuid;
 
@@ -8,6 +10,9 @@ use crate::runner::skip;
 
 /// Where it has its folder.
 const OF_TESTS: &str = "target/cluster-tests";
+/// Names the folder of a cluster that stands already: the tests run in that one, which saves the
+/// start of another while one works on a test.
+const VARIABLE: &str = "WEFT_TEST_CLUSTER";
 /// What a cluster and its images are made with, of this machine's programs.
 const PROGRAMS: [&str; 13] = [
     "go",
@@ -31,7 +36,7 @@ const PROGRAMS: [&str; 13] = [
 /// # Errors
 /// As [`Cluster::up`].
 pub fn for_tests() -> Result<Option<Cluster>> {
-    if lacking().is_some() {
+    if lacking().is_some() || std::env::var_os(VARIABLE).is_some() {
         return Ok(None);
     }
     let options = Options {
@@ -50,7 +55,8 @@ pub fn of_tests() -> Result<Cluster> {
     if let Some(reason) = lacking() {
         return skip(reason);
     }
-    Cluster::open(&root().join(OF_TESTS))
+    let standing = std::env::var_os(VARIABLE).map(PathBuf::from);
+    Cluster::open(&standing.unwrap_or_else(|| root().join(OF_TESTS)))
 }
 
 /// Why there can be no cluster on this machine.

@@ -47,6 +47,8 @@ pub fn skip<T>(reason: impl Into<String>) -> anyhow::Result<T> {
 pub struct Test {
     pub name: &'static str,
     pub run: fn() -> Outcome,
+    /// Whether no other test may run meanwhile.
+    pub alone: bool,
 }
 
 /// Makes the `main` of a file of tests: `lab_tests!(one_function, another)`.
@@ -55,20 +57,22 @@ macro_rules! lab_tests {
     ($($test:ident),* $(,)?) => {
         fn main() -> ::std::process::ExitCode {
             $crate::runner::main(&[
-                $($crate::runner::Test { name: stringify!($test), run: $test }),*
+                $($crate::runner::Test { name: stringify!($test), run: $test, alone: false }),*
             ])
         }
     };
 }
 
 /// Makes the `main` of a file of tests that share a cluster, which each opens by
-/// [`crate::cluster::of_tests`].
+/// [`crate::cluster::of_tests`]: `cluster_tests!(one_function, another; alone: third)`, where those
+/// that are alone take from the cluster what the others need, and so run when no other does.
 #[macro_export]
 macro_rules! cluster_tests {
-    ($($test:ident),* $(,)?) => {
+    ($($test:ident),* $(,)?; alone: $($alone:ident),* $(,)?) => {
         fn main() -> ::std::process::ExitCode {
             let tests = [
-                $($crate::runner::Test { name: stringify!($test), run: $test }),*
+                $($crate::runner::Test { name: stringify!($test), run: $test, alone: false },)*
+                $($crate::runner::Test { name: stringify!($alone), run: $alone, alone: true },)*
             ];
             $crate::runner::main_in(&tests, $crate::cluster::for_tests)
         }

@@ -17,6 +17,7 @@ const TICK: Duration = Duration::from_millis(5);
 
 struct Running {
     name: &'static str,
+    alone: bool,
     child: Child,
     /// Where its output goes; `None` where it is not kept.
     output: Option<File>,
@@ -54,6 +55,9 @@ pub(super) fn run(tests: &[Test], filtered: usize, arguments: &Arguments) -> Exi
     let mut tally = Tally::default();
     while !waiting.is_empty() || !running.is_empty() {
         while running.len() < at_once
+            && waiting
+                .front()
+                .is_some_and(|test| may_start(test, &running))
             && let Some(test) = waiting.pop_front()
         {
             match start(test, arguments) {
@@ -76,6 +80,10 @@ pub(super) fn run(tests: &[Test], filtered: usize, arguments: &Arguments) -> Exi
     tally.close(filtered, started.elapsed())
 }
 
+fn may_start(test: &Test, running: &[Running]) -> bool {
+    running.is_empty() || !test.alone && running.iter().all(|other| !other.alone)
+}
+
 fn start(test: &Test, arguments: &Arguments) -> io::Result<Running> {
     let mut command = Command::new("/proc/self/exe");
     command.args([ONE, test.name]).stdin(Stdio::null());
@@ -88,6 +96,7 @@ fn start(test: &Test, arguments: &Arguments) -> io::Result<Running> {
     };
     Ok(Running {
         name: test.name,
+        alone: test.alone,
         child: command.spawn()?,
         output,
         since: Instant::now(),

@@ -1,7 +1,12 @@
 //! Weft in a real cluster: installed as its users install it, looked at from its pods.
 
 mod e2e;
-mod pods;
+mod model;
+mod outside;
+mod services;
+mod space;
+mod walk;
+mod webhook;
 
 use weft_tests::cluster_tests;
 
@@ -9,12 +14,34 @@ use e2e::{
     upstreams_suite_of_datagrams_passes, upstreams_suite_of_pods_and_ports_passes,
     upstreams_suite_of_services_passes,
 };
-use pods::{pods_of_all_nodes_reach_one_another, the_underlay_sees_no_pod};
+use model::{
+    containers_of_a_pod_share_localhost_and_address, hosts_and_pods_of_all_nodes_reach_one_another,
+    pods_of_all_nodes_reach_one_another_and_see_who_asks,
+    what_leaves_the_cluster_has_the_nodes_address,
+};
+use services::{
+    a_client_stays_with_the_pod_that_it_had,
+    a_node_port_leads_in_from_outside_and_can_keep_the_clients_address,
+    a_port_of_the_host_leads_to_its_pod, a_service_is_reached_by_pods_hosts_and_itself,
+    sctp_goes_as_far_as_the_kernel_has_it,
+};
+use walk::a_walk_by_hand_finds_what_courses_say;
+use webhook::the_api_server_asks_a_webhook_on_another_node;
 
 cluster_tests!(
-    pods_of_all_nodes_reach_one_another,
-    the_underlay_sees_no_pod,
+    containers_of_a_pod_share_localhost_and_address,
+    pods_of_all_nodes_reach_one_another_and_see_who_asks,
+    hosts_and_pods_of_all_nodes_reach_one_another,
+    what_leaves_the_cluster_has_the_nodes_address,
+    a_service_is_reached_by_pods_hosts_and_itself,
+    a_node_port_leads_in_from_outside_and_can_keep_the_clients_address,
+    a_port_of_the_host_leads_to_its_pod,
+    a_client_stays_with_the_pod_that_it_had,
+    sctp_goes_as_far_as_the_kernel_has_it,
+    the_api_server_asks_a_webhook_on_another_node,
+    a_walk_by_hand_finds_what_courses_say,
     upstreams_suite_of_services_passes,
     upstreams_suite_of_pods_and_ports_passes,
-    upstreams_suite_of_datagrams_passes,
+    upstreams_suite_of_datagrams_passes;
+    alone:
 );
