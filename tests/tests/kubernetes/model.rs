@@ -2,6 +2,7 @@
 //! hosts, reach it and know it.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
@@ -47,7 +48,9 @@ pub(super) fn containers_of_a_pod_share_localhost_and_address() -> Result<()> {
             let seen = source(&within(&["curl", "-sS", "-m", "3", &by_address])?)?;
             ensure(seen == own, format!("{from} to {to} at {own}: {seen}"))?;
         }
-        links.insert(within(&["ip", "-o", "addr", "show", "dev", "eth0"])?);
+        links.insert(within(&[
+            "ip", "-o", "addr", "show", "dev", "eth0", "scope", "global",
+        ])?);
     }
     ensure(links.len() == 1, format!("not one eth0: {links:?}"))?;
     ensure(
@@ -129,7 +132,11 @@ pub(super) fn hosts(cluster: &Cluster, namespace: &str) -> Result<()> {
     }
     // Ready says that the kubelet of each has reached it.
     space.run(&objects)?;
-    let pool: IpNet = Family::Ipv4.pods()[0].parse()?;
+    let family = match node_address(cluster, "node-1")? {
+        IpAddr::V4(_) => Family::Ipv4,
+        IpAddr::V6(_) => Family::Ipv6,
+    };
+    let pool: IpNet = family.pods()[0].parse()?;
     let mut pods = Vec::new();
     let mut hosts = Vec::new();
     for node in &nodes {

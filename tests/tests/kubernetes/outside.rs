@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 use anyhow::{Context, Result};
 use weft_tests::cluster::Cluster;
 
-use super::space::{ask_from, said, url};
+use super::space::{ask_from, node_address, said, url};
 
 /// A server out there that says by HTTP from where it is asked; gone with the value.
 pub(super) struct Outside {
@@ -44,12 +44,16 @@ impl Drop for Outside {
     }
 }
 
-/// The address of those out there.
+/// The address of those out there, of the family that the nodes speak first.
 pub(super) fn address(cluster: &Cluster) -> Result<IpAddr> {
+    let (family, before) = match node_address(cluster, "node-1")? {
+        IpAddr::V4(_) => ("-4", "inet"),
+        IpAddr::V6(_) => ("-6", "inet6"),
+    };
     let mut ip = cluster.outside("ip")?;
-    let text = said(ip.args(["-o", "-4", "addr", "show", "scope", "global"]))?;
+    let text = said(ip.args(["-o", family, "addr", "show", "scope", "global"]))?;
     let mut words = text.split_whitespace();
-    let found = words.find(|word| *word == "inet").and(words.next());
+    let found = words.find(|word| *word == before).and(words.next());
     let address = found.and_then(|word| word.split('/').next());
     Ok(address
         .with_context(|| format!("an address out there: {text:?}"))?

@@ -88,7 +88,7 @@ pub(super) fn a_walk_by_hand_finds_what_courses_say() -> Result<()> {
         |words: &[&str]| there(&cluster, &[&["ip", "netns", "exec", name], words].concat());
 
     // The same eth0, whichever way one looks at it.
-    let show = ["ip", "-o", "-4", "addr", "show", "dev", "eth0"];
+    let show = ["ip", "-o", "addr", "show", "dev", "eth0", "scope", "global"];
     let mut links = BTreeSet::from([inside(&show)?]);
     for container in ["--container=first", "--container=second"] {
         links.insert(
