@@ -188,7 +188,10 @@ struct Responder(Child);
 
 impl Responder {
     fn start(cluster: &Cluster) -> Result<Self> {
-        let own = cluster.get(&["weftnode", FIRST_NODE])?;
+        // A node is ready before its agent has told the others of it.
+        let own = eventually("the node's WeftNode is there", PATIENCE, || {
+            cluster.get(&["weftnode", FIRST_NODE])
+        })?;
         let key = own["spec"]["publicKey"].as_str().context("no key")?;
         let key = BASE64.decode(key.as_bytes())?;
         let range = cluster.get(&["node", FIRST_NODE])?;
