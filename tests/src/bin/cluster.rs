@@ -69,6 +69,8 @@ enum NodeAct {
     Off { node: String },
     /// Empty the disk of a node that is switched off
     Wipe { node: String },
+    /// Put weft's state of a node on the disk of one that is switched off or new
+    Clone { from: String, to: String },
     /// Switch a node off and on again
     Reboot { node: String },
     /// Kill its containerd, kubelet or kube-proxy
@@ -132,7 +134,7 @@ fn up(options: Options) -> Result<()> {
          \x20 kubectl get nodes,pods -A -o wide\n\
          \x20 run node-1 ip route            (a program on a node; `outside` is beside the nodes)\n\
          \x20 e2e 'Granular Checks.*http'    (upstream's suite)\n\
-         \x20 node add node-9                (also off, wipe, reboot, kill, start)\n\
+         \x20 node add node-9                (also off, wipe, clone, reboot, kill, start)\n\
          \x20 status                         (with what was seen in the clear on the underlay)\n\
          \x20 down",
         started.elapsed().as_secs_f32()
@@ -168,6 +170,7 @@ fn node(cluster: &Cluster, act: &NodeAct) -> Result<()> {
         NodeAct::Add { node } => cluster.add(node),
         NodeAct::Off { node } => cluster.remove(node),
         NodeAct::Wipe { node } => cluster.wipe(node),
+        NodeAct::Clone { from, to } => cluster.clone_state(from, to),
         NodeAct::Reboot { node } => cluster.reboot(node),
         NodeAct::Kill { node, program } => cluster.kill(node, program),
         NodeAct::Start { node, program } => cluster.start(node, program),

@@ -31,6 +31,16 @@ impl Cluster {
         self.ask(&Call::Wipe { node: node.into() }).map(drop)
     }
 
+    /// Puts weft's state of one node on the disk of another, which is switched off or new: what a copied
+    /// disk image does.
+    ///
+    /// # Errors
+    /// When `to` is on, or one of the two has such state already, or none.
+    pub fn clone_state(&self, from: &str, to: &str) -> Result<()> {
+        let (from, to) = (from.into(), to.into());
+        self.ask(&Call::Clone { from, to }).map(drop)
+    }
+
     /// Switches a node off and on again, with the same disk and address. Returns once its daemons are
     /// started.
     ///

@@ -16,6 +16,7 @@ pub(super) enum Call {
     Add { node: String },
     Remove { node: String },
     Wipe { node: String },
+    Clone { from: String, to: String },
     Reboot { node: String },
     Kill { node: String, program: String },
     Start { node: String, program: String },

@@ -27,10 +27,11 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::getuid;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use weft_router::control::{self as agent, ControlReply, ControlRequest};
 
 use call::Call;
 use keeper::Orders;
@@ -299,6 +300,18 @@ impl Cluster {
     /// Where upstream's programs are.
     pub fn programs(&self) -> &Path {
         &self.programs
+    }
+
+    /// What a node's agent answers: `weft status`, asked where the API server is of no help.
+    ///
+    /// # Errors
+    /// When the node is not there, or its agent does not answer.
+    pub fn weft_status(&self, node: &str) -> Result<weft_router::control::Status> {
+        let socket = format!("/proc/{}/root/run/weft/weft.sock", self.anchor(node)?);
+        match agent::ask(Path::new(&socket), &ControlRequest::Status)? {
+            ControlReply::Status(status) => Ok(*status),
+            other => bail!("the agent of {node} answered {other:?}"),
+        }
     }
 
     /// A process of the node that lives as long as the node does.

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -151,6 +152,7 @@ impl Standing {
             Call::Add { node } => self.add(node),
             Call::Remove { node } => self.remove(node).map(|()| Value::Null),
             Call::Wipe { node } => self.wipe(node),
+            Call::Clone { from, to } => self.clone_state(from, to),
             Call::Reboot { node } => self.reboot(node),
             Call::Kill { node, program } => {
                 self.node_mut(node)?.kill(program)?;
@@ -248,6 +250,16 @@ impl Standing {
         ensure!(!self.nodes.contains_key(name), "{name} is switched on");
         let disk = self.disks.join(name);
         fs::remove_dir_all(&disk).with_context(|| format!("remove {}", disk.display()))?;
+        Ok(Value::Null)
+    }
+
+    fn clone_state(&mut self, from: &str, to: &str) -> Result<Value> {
+        ensure!(!self.nodes.contains_key(to), "{to} is switched on");
+        let state = |node: &str| self.disks.join(node).join("disk/lib/weft");
+        let (from, to) = (state(from), state(to));
+        ensure!(!to.exists(), "there is {} already", to.display());
+        fs::create_dir_all(to.parent().context("no folder")?)?;
+        printed(Command::new("cp").arg("-a").args([&from, &to]))?;
         Ok(Value::Null)
     }
 

@@ -2,11 +2,13 @@
 
 mod e2e;
 mod model;
+mod nodes;
 mod outside;
 mod services;
 mod space;
 mod walk;
 mod webhook;
+mod whole;
 
 use weft_tests::cluster_tests;
 
@@ -18,6 +20,11 @@ use model::{
     containers_of_a_pod_share_localhost_and_address, hosts_and_pods_of_all_nodes_reach_one_another,
     pods_of_all_nodes_reach_one_another_and_see_who_asks,
     what_leaves_the_cluster_has_the_nodes_address,
+};
+use nodes::{
+    a_copied_disk_becomes_a_node_of_its_own,
+    a_node_comes_is_drained_and_deleted_and_comes_again_with_another_key,
+    a_rebooted_node_has_its_pods_back_and_no_address_twice,
 };
 use services::{
     a_client_stays_with_the_pod_that_it_had,
@@ -44,4 +51,7 @@ cluster_tests!(
     upstreams_suite_of_pods_and_ports_passes,
     upstreams_suite_of_datagrams_passes;
     alone:
+    a_node_comes_is_drained_and_deleted_and_comes_again_with_another_key,
+    a_rebooted_node_has_its_pods_back_and_no_address_twice,
+    a_copied_disk_becomes_a_node_of_its_own,
 );
