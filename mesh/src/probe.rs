@@ -85,6 +85,10 @@ pub struct Prober<K> {
 
 #[derive(Debug)]
 struct Peer {
+    /// Its place in the schedule.
+    due: Instant,
+    /// Its probe was put off since the last one.
+    is_put_off: bool,
     /// Nonce and time of sending, oldest first.
     outstanding: VecDeque<(u64, Instant)>,
     lost_in_a_row: u32,
@@ -122,12 +126,18 @@ impl<K: Ord + Clone> Prober<K> {
 
     /// When to ask for what is due next.
     pub fn next(&self) -> Option<Instant> {
-        let probe = self.schedule.first().map(|(when, _)| {
-            self.allowed_from()
-                .map_or(*when, |allowed| allowed.max(*when))
-        });
         let deadline = self.deadlines.first().map(|(when, ..)| *when);
-        [probe, deadline].into_iter().flatten().min()
+        [self.next_probe(), deadline].into_iter().flatten().min()
+    }
+
+    /// When the next probe may go out. Where the rate is short, as many as it allows at once go
+    /// together: a waking costs more than a probe.
+    fn next_probe(&self) -> Option<Instant> {
+        let (when, _) = self.schedule.first()?;
+        match (self.allowed_from(), self.paid_until) {
+            (Some(allowed), Some(whole)) if *when < allowed => Some(whole),
+            _ => Some(*when),
+        }
     }
 
     /// What is due. `random` gives unpredictable numbers: the nonces and the jitter.
@@ -135,9 +145,9 @@ impl<K: Ord + Clone> Prober<K> {
         let died = self.expire(now);
         let mut probes = Vec::new();
         // The first must be due now, so that nobody is woken for what is due soon.
-        let until = match self.schedule.first() {
-            Some((when, _)) if *when <= now => now + AHEAD,
-            _ => now,
+        let until = match self.next_probe() {
+            Some(when) if when <= now => now + AHEAD,
+            _ => return Due { probes, died },
         };
         let total = self.peers.len();
         while self
@@ -165,8 +175,9 @@ impl<K: Ord + Clone> Prober<K> {
                 period *= DEAD_SHARE;
             }
             let jitter = period / 1_000 * (random() % 201) as u32;
-            self.schedule
-                .insert((when.max(now) + period - period / 10 + jitter, key.clone()));
+            peer.is_put_off = false;
+            peer.due = when.max(now) + period - period / 10 + jitter;
+            self.schedule.insert((peer.due, key.clone()));
             probes.push((key, nonce));
         }
         Due { probes, died }
@@ -202,22 +213,28 @@ impl<K: Ord + Clone> Prober<K> {
         })
     }
 
-    /// A probe of the peer's own came through the tunnel: if it is not known to be alive, it is asked
-    /// next, unless it was within the last second.
+    /// A probe of the peer's own came through the tunnel. If it is not known to be alive, it is asked
+    /// next, unless it was within the last second. If it is, and the rate is short, ours is put off,
+    /// every other time at most: so two that are well ask in turn.
     pub fn heard(&mut self, key: &K, now: Instant) {
-        let Some(peer) = self.peers.get(key) else {
+        let period = period(self.peers.len());
+        let Some(peer) = self.peers.get_mut(key) else {
             return;
         };
         let last = peer.outstanding.back();
-        let asked = last.is_some_and(|(_, sent)| now < *sent + PERIOD);
-        if peer.health.life != Life::Alive && !asked {
-            self.schedule.retain(|(_, other)| other != key);
-            let first = self
-                .schedule
-                .first()
-                .map_or(now, |(when, _)| now.min(*when));
-            self.schedule.insert((first, key.clone()));
-        }
+        let is_asked = last.is_some_and(|(_, sent)| now < *sent + PERIOD);
+        let due = match peer.health.life {
+            Life::Alive if period > PERIOD && !peer.is_put_off && peer.lost_in_a_row == 0 => {
+                peer.is_put_off = true;
+                peer.due.max(now + period)
+            }
+            Life::Unknown | Life::Dead if !is_asked => {
+                let first = self.schedule.first();
+                first.map_or(now, |(when, _)| now.min(*when))
+            }
+            _ => return,
+        };
+        reschedule(&mut self.schedule, key, peer, due);
     }
 
     pub fn health(&self, key: &K) -> Option<Health> {
@@ -239,8 +256,13 @@ impl<K: Ord + Clone> Prober<K> {
             };
             peer.learn(Fate::Lost);
             peer.lost_in_a_row += 1;
-            if peer.lost_in_a_row >= DEAD && peer.turn(Life::Dead, now) {
-                died.push(key);
+            if peer.lost_in_a_row >= DEAD {
+                if peer.turn(Life::Dead, now) {
+                    died.push(key);
+                }
+            } else if peer.health.life == Life::Alive && peer.due > now + PERIOD {
+                // Whether it is dead is not to take as long as a thousand peers' turns.
+                reschedule(&mut self.schedule, &key, peer, now);
             }
         }
         died
@@ -262,6 +284,17 @@ impl<K: Ord + Clone> Prober<K> {
     }
 }
 
+fn reschedule<K: Ord + Clone>(
+    schedule: &mut BTreeSet<(Instant, K)>,
+    key: &K,
+    peer: &mut Peer,
+    due: Instant,
+) {
+    schedule.remove(&(peer.due, key.clone()));
+    peer.due = due;
+    schedule.insert((due, key.clone()));
+}
+
 /// The time between two probes of a peer, among so many.
 fn period(peers: usize) -> Duration {
     PERIOD.max(PERIOD * peers as u32 / MOST_A_SECOND)
@@ -275,6 +308,8 @@ enum Fate {
 impl Peer {
     fn new(now: Instant) -> Self {
         Self {
+            due: now,
+            is_put_off: false,
             outstanding: VecDeque::new(),
             lost_in_a_row: 0,
             fates: 0,

@@ -96,13 +96,27 @@ fn the_rate_is_bounded_in_every_second_however_many_peers_there_are() {
 }
 
 #[test]
+fn where_the_rate_is_short_probes_go_out_together() {
+    let (mut prober, start) = prober(1_000);
+    let sent = run(&mut prober, start, Duration::from_secs(30), |_| Some(RTT));
+    let mut wakes: Vec<_> = sent.iter().map(|(when, _)| when).collect();
+    wakes.dedup();
+    assert!(
+        wakes.len() * 5 < sent.len(),
+        "{} of {}",
+        wakes.len(),
+        sent.len()
+    );
+}
+
+#[test]
 fn a_sender_that_overslept_does_not_catch_up() {
     let (mut prober, start) = prober(100);
     let mut random = counter();
     let late = start + Duration::from_secs(60);
     assert_eq!(prober.due(late, &mut random).probes.len(), BURST as usize);
     assert_eq!(prober.due(late, &mut random).probes.len(), 0);
-    assert!(prober.next().unwrap() <= late + INTERVAL);
+    assert!(prober.next().unwrap() <= late + INTERVAL * BURST);
 }
 
 #[test]
@@ -222,4 +236,39 @@ fn a_dead_peer_that_is_heard_is_asked_next() {
     prober.heard(&7, later);
     let due = prober.due(later + Duration::from_millis(900), counter());
     assert!(due.probes.iter().all(|(to, _)| *to != 7));
+}
+
+#[test]
+fn where_the_rate_is_short_two_that_are_well_ask_in_turn() {
+    let (mut prober, start) = prober(1_000);
+    let time = Duration::from_secs(40);
+    run(&mut prober, start, time, |_| Some(RTT));
+    let before = prober.health(&7).unwrap().sent;
+    // It asks as often as we would.
+    let mut now = start + time;
+    for _ in 0..30 {
+        prober.heard(&7, now);
+        run(&mut prober, now, Duration::from_secs(10), |_| Some(RTT));
+        now += Duration::from_secs(10);
+    }
+    let (seven, other) = (prober.health(&7).unwrap(), prober.health(&8).unwrap());
+    let sent = seven.sent - before;
+    assert!((12..=20).contains(&sent), "{sent} in 300 s");
+    assert!(other.sent - before >= 24, "{other:?}");
+    assert_eq!(seven.life, Life::Alive);
+}
+
+#[test]
+fn a_peer_of_a_thousand_is_dead_within_two_turns_and_three_losses() {
+    let (mut prober, start) = prober(1_000);
+    let time = Duration::from_secs(40);
+    run(&mut prober, start, time, |_| Some(RTT));
+    let silent = start + time;
+    // The worst: it has just asked.
+    prober.heard(&7, silent);
+    run(&mut prober, silent, time, |peer| (peer != 7).then_some(RTT));
+    let health = prober.health(&7).unwrap();
+    assert_eq!(health.life, Life::Dead);
+    let took = health.since - silent;
+    assert!(took <= period(1_000) * 2 + PATIENCE * 4, "{took:?}");
 }

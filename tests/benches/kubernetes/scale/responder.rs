@@ -1,6 +1,6 @@
 //! A thousand peers in one process: each a WireGuard session of its own behind a port of its own that
-//! answers handshakes and probes, and probes the agent as often as it is probed. No TUN, no kernel:
-//! what is measured is the agent, and what comes to it is what a thousand agents would send.
+//! answers handshakes and probes, and probes the agent as an agent does. No TUN, no kernel: what is
+//! measured is the agent, and what comes to it is what a thousand agents would send.
 
 use std::io::Read as _;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -74,6 +74,9 @@ struct Peer {
     /// Where the agent was heard.
     remote: Option<SocketAddr>,
     ready: bool,
+    /// It was probed: its own next probe is put off, if the last was not.
+    asked: bool,
+    is_put_off: bool,
 }
 
 impl Peer {
@@ -86,6 +89,8 @@ impl Peer {
             tunn,
             remote: None,
             ready: false,
+            asked: false,
+            is_put_off: false,
         }
     }
 
@@ -111,7 +116,10 @@ impl Peer {
                         self.send(due, &socket);
                     }
                 }
-                _ = probes.tick() => if self.ready {
+                _ = probes.tick() => if self.asked && !self.is_put_off {
+                    (self.asked, self.is_put_off) = (false, true);
+                } else if self.ready {
+                    (self.asked, self.is_put_off) = (false, false);
                     let probe = Message::Probe(u64::from(self.number));
                     self.say(&packet(address(self.number), self.agent.address, (PROBES, PROBES), probe), &mut out, &socket);
                 }
@@ -138,6 +146,7 @@ impl Peer {
             }
         };
         if let Some((nonce, from, port)) = said {
+            self.asked = true;
             let ports = (PROBES, port);
             let answer = packet(address(self.number), from, ports, Message::Answer(nonce));
             self.say(&answer, out, socket);
