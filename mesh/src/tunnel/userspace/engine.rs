@@ -23,6 +23,11 @@ pub(super) const LARGEST: usize = 65_535;
 /// Room for the largest packet, sealed.
 pub(super) const SCRATCH: usize = LARGEST + OVERHEAD;
 
+/// boringtun's timers go by seconds: of so many peers a part is looked at with each tick, and all
+/// within a second.
+const MANY: usize = 64;
+const PARTS: usize = 4;
+
 /// Where packets and datagrams go.
 pub(super) trait Output {
     fn network(&self, datagram: &[u8], path: Path) -> io::Result<()>;
@@ -34,8 +39,10 @@ pub(super) trait Output {
 pub(super) struct Engine {
     pub(super) table: ArcSwap<Table>,
     pub(super) drops: Drops,
-    /// How many peers had not answered at the last tick.
-    silent: AtomicUsize,
+    /// Counts the ticks.
+    ticks: AtomicUsize,
+    /// How many peers of each part had not answered when they were last looked at.
+    silent: [AtomicUsize; PARTS],
 }
 
 impl Engine {
@@ -118,19 +125,25 @@ impl Engine {
         }
     }
 
-    /// What is due for every peer. To be called every 250 ms.
+    /// What is due for every peer, or for a part of them where they are many. To be called every
+    /// 250 ms.
     pub(super) fn tick(&self, scratch: &mut [u8], now: Now, out: &impl Output) {
         let table = self.table.load();
         if let Some(identity) = &table.identity {
             identity.limiter.reset_count();
         }
-        let silent = self.silent.load(Relaxed);
-        let pace = try_time(silent);
-        let mut unanswered = 0;
+        let pace = try_time(self.silent.iter().map(|part| part.load(Relaxed)).sum());
+        let turn = self.ticks.fetch_add(1, Relaxed) % PARTS;
+        let is_all = table.peers.len() <= MANY;
+        let mut unanswered = [0; PARTS];
         for peer in table.peers.values() {
+            let part = usize::from(peer.key.as_bytes()[0]) % PARTS;
+            if !is_all && part != turn {
+                continue;
+            }
             let mut state = peer.lock();
             let (due, given_up) = state.session.tick(scratch, pace, now.instant);
-            unanswered += usize::from(state.session.is_unanswered());
+            unanswered[part] += usize::from(state.session.is_unanswered());
             let path = state.path(now.instant);
             drop(state);
             self.drops.add(Drop::HandshakeGivenUp, given_up);
@@ -138,7 +151,11 @@ impl Engine {
                 self.send(peer, &scratch[..len], path, out);
             }
         }
-        self.silent.store(unanswered, Relaxed);
+        for (part, (known, unanswered)) in self.silent.iter().zip(unanswered).enumerate() {
+            if is_all || part == turn {
+                known.store(unanswered, Relaxed);
+            }
+        }
     }
 
     /// Sends what `make` says is due for a peer now.

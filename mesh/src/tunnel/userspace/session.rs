@@ -345,7 +345,10 @@ impl Session {
         pace: Duration,
         now: Instant,
     ) -> (Option<usize>, u64) {
-        self.draining = self.draining.take().filter(|old| now < old.until);
+        // Not by `take`, which would move the whole of it at each tick.
+        if self.draining.as_ref().is_some_and(|old| now >= old.until) {
+            self.draining = None;
+        }
         self.pace = pace.max(REKEY_TIMEOUT);
         // boringtun would repeat it every 5 s. It dates by its last look at the clock, so a session
         // that comes meanwhile is renewed earlier by what was slept here.
