@@ -123,7 +123,8 @@ impl Agent {
             .context("look up what was attached before")?;
         let resolver = Resolver::start(&config)?;
         let dns = Arc::clone(&resolver.server);
-        let probes = Probes::start(crate::host::MESH_LINK);
+        let probes =
+            Probes::start(crate::host::MESH_LINK).context("start the thread of the probes")?;
         let public_key = private_key.public_key();
         let (down, down_seen) = watch::channel(false);
         let reconciler = Reconciler::new(reconcile::Parts {

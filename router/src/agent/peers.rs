@@ -334,7 +334,7 @@ mod tests {
         roster.members.insert(member.id, member);
         let look = Look {
             status,
-            probes: &Probes::start("no-link"),
+            probes: &Probes::start("no-link").unwrap(),
             pools: &["10.32.0.0/12".parse().unwrap()],
             port: 6783,
             fwmark: 0,

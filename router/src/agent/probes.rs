@@ -1,18 +1,20 @@
-//! Probes through the tunnel: the socket and the clock around [`weft_mesh::probe`].
+//! Probes through the tunnel: the socket, the clock and the thread around [`weft_mesh::probe`].
 //!
-//! The socket is bound to the mesh's link, so that WireGuard vouches for every sender.
+//! The socket is bound to the mesh's link, so that WireGuard vouches for every sender. The thread has
+//! it alone: in a mesh of a thousand, an executor's wakings would cost more than the probes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
 use tracing::{debug, info};
 use weft_mesh::NodeId;
 use weft_mesh::probe::{Health, LENGTH, Life, Message, Prober};
@@ -23,21 +25,24 @@ const PORT: u16 = 6784;
 const REOPEN: Duration = Duration::from_millis(200);
 /// How often to look whether the link is still the one that the socket is bound to.
 const RECHECK: Duration = Duration::from_secs(1);
+/// Messages that are taken before what is due is looked at again.
+const BATCH: usize = 64;
 
 /// The prober of a node. Dropped, it ends.
 #[derive(Debug)]
 pub(super) struct Probes {
     shared: Arc<Shared>,
-    task: JoinHandle<()>,
+    thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
     changed: watch::Sender<u64>,
-    /// The set of peers changed: what is due next may have.
-    wake: Notify,
-    reopen: Notify,
+    /// Wakes the thread: what is due next may have changed, or it is to reopen or to end.
+    event: OwnedFd,
+    is_reopened: AtomicBool,
+    is_ended: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -54,23 +59,62 @@ impl Shared {
     }
 }
 
+impl Shared {
+    fn wake(&self) {
+        // Fails only when the counter is full, and then it is readable already.
+        let _ = rustix::io::write(&self.event, &1_u64.to_ne_bytes());
+    }
+
+    /// Waits until `socket` is readable, somebody wakes the thread, or the time comes.
+    fn wait(&self, socket: Option<&UdpSocket>, until: Option<Instant>) {
+        let mut fds = vec![PollFd::new(&self.event, PollFlags::IN)];
+        fds.extend(socket.map(|socket| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN)));
+        let timeout = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        // Whatever ends the wait, the caller looks again.
+        let _ = poll(&mut fds, timeout.as_ref());
+        if fds[0].revents().contains(PollFlags::IN) {
+            let _ = rustix::io::read(&self.event, &mut [0; 8]);
+        }
+    }
+
+    fn is_ended(&self) -> bool {
+        self.is_ended.load(Ordering::SeqCst)
+    }
+}
+
 impl Drop for Probes {
     fn drop(&mut self) {
-        self.task.abort();
+        self.shared.is_ended.store(true, Ordering::SeqCst);
+        self.shared.wake();
+        if let Some(thread) = self.thread.take() {
+            // If it panicked, it has said so on standard error.
+            let _ = thread.join();
+        }
     }
 }
 
 impl Probes {
-    /// Probes over `link`, as soon as it is there.
-    pub(super) fn start(link: &'static str) -> Self {
+    /// Probes over `link`, as soon as it is there in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// When there can be no other thread.
+    pub(super) fn start(link: &'static str) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             changed: watch::Sender::new(0),
-            wake: Notify::new(),
-            reopen: Notify::new(),
+            event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            is_reopened: AtomicBool::new(false),
+            is_ended: AtomicBool::new(false),
         });
-        let task = tokio::spawn(run(link, Arc::clone(&shared)));
-        Self { shared, task }
+        let its = Arc::clone(&shared);
+        let thread = thread::Builder::new()
+            .name("weft-probes".to_owned())
+            .spawn(move || run(link, &its))?;
+        Ok(Self {
+            shared,
+            thread: Some(thread),
+        })
     }
 
     /// Whom to probe, and at which address inside the mesh.
@@ -84,12 +128,13 @@ impl Probes {
         state.addresses.clone_from(peers);
         state.ids = peers.iter().map(|(id, address)| (*address, *id)).collect();
         drop(state);
-        self.shared.wake.notify_one();
+        self.shared.wake();
     }
 
     /// The link was made anew: a socket bound to the old one hears nothing.
     pub(super) fn reopen(&self) {
-        self.shared.reopen.notify_one();
+        self.shared.is_reopened.store(true, Ordering::SeqCst);
+        self.shared.wake();
     }
 
     /// A number that changes when a peer came up or died.
@@ -114,23 +159,22 @@ impl Probes {
     }
 }
 
-async fn run(link: &str, shared: Arc<Shared>) {
-    loop {
+fn run(link: &str, shared: &Shared) {
+    while !shared.is_ended() {
         match open(link) {
             Ok(socket) => {
-                tokio::select! {
-                    () = shared.reopen.notified() => {}
-                    error = probe(&socket, link, &shared) => info!(%error, link, "the probes' socket is opened anew"),
+                if let Err(error) = probe(&socket, link, shared) {
+                    info!(%error, link, "the probes' socket is opened anew");
                 }
             }
             Err(error) => debug!(%error, link, "the probes' socket"),
         }
-        tokio::time::sleep(REOPEN).await;
+        shared.wait(None, Some(Instant::now() + REOPEN));
     }
 }
 
 /// A socket that hears and speaks on the link alone; both families where the host has IPv6.
-fn open(link: &str) -> io::Result<AsyncFd<UdpSocket>> {
+fn open(link: &str) -> io::Result<UdpSocket> {
     let make = |domain, address: SocketAddr| {
         let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
         if domain == Domain::IPV6 {
@@ -138,52 +182,52 @@ fn open(link: &str) -> io::Result<AsyncFd<UdpSocket>> {
         }
         socket.bind_device(Some(link.as_bytes()))?;
         socket.bind(&address.into())?;
-        readable(socket.into())
+        Ok::<_, io::Error>(socket.into())
     };
     make(Domain::IPV6, (Ipv6Addr::UNSPECIFIED, PORT).into())
         .or_else(|_| make(Domain::IPV4, (Ipv4Addr::UNSPECIFIED, PORT).into()))
 }
 
-/// Waits for reading only: to be told of room for writing after each probe costs a waking.
-#[allow(unsafe_code)]
-fn readable(socket: UdpSocket) -> io::Result<AsyncFd<UdpSocket>> {
-    // SAFETY: a `UdpSocket` gives one descriptor, and owns it for as long as it lives.
-    let registered = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
-    Ok(registered?)
-}
-
-/// Sends what is due and takes what comes, until the socket fails for good.
-async fn probe(socket: &AsyncFd<UdpSocket>, link: &str, shared: &Shared) -> io::Error {
-    let is_v6 = socket
-        .get_ref()
-        .local_addr()
-        .is_ok_and(|address| address.is_ipv6());
-    let mut buffer = [0; LENGTH + 1];
+/// Sends what is due and takes what comes, until told otherwise.
+///
+/// # Errors
+/// When the socket fails for good.
+fn probe(socket: &UdpSocket, link: &str, shared: &Shared) -> io::Result<()> {
+    let is_v6 = socket.local_addr().is_ok_and(|address| address.is_ipv6());
     let mut checked = Instant::now();
-    loop {
+    while !shared.is_ended() && !shared.is_reopened.swap(false, Ordering::SeqCst) {
         let next = shared.state().prober.next();
-        let due = async {
-            match next {
-                Some(next) => tokio::time::sleep_until(next.into()).await,
-                None => std::future::pending().await,
-            }
-        };
-        let sent = tokio::select! {
-            () = due => send_due(socket.get_ref(), shared, is_v6),
-            () = shared.wake.notified() => Ok(()),
-            received = socket.async_io(Interest::READABLE, |s| s.recv_from(&mut buffer)) => match received {
-                Ok((length, from)) => receive(&buffer[..length], from, socket.get_ref(), shared),
-                // ENETDOWN and the like while the link is down: look whether it is still ours.
-                Err(error) => return error,
-            },
-        };
+        shared.wait(Some(socket), next);
+        let mut sent = take(socket, shared)?;
+        if next.is_some_and(|next| next <= Instant::now()) {
+            sent = sent.and(send_due(socket, shared, is_v6));
+        }
         if sent.is_err() || checked.elapsed() >= RECHECK {
             checked = Instant::now();
-            if let Err(error) = still_on(socket.get_ref(), link) {
-                return error;
-            }
+            still_on(socket, link)?;
         }
     }
+    Ok(())
+}
+
+/// Takes what has come; within, the last error of an answer that could not be sent.
+///
+/// # Errors
+/// ENETDOWN and the like while the link is down: look whether it is still ours.
+fn take(socket: &UdpSocket, shared: &Shared) -> io::Result<io::Result<()>> {
+    let mut buffer = [0; LENGTH + 1];
+    let mut sent = Ok(());
+    for _ in 0..BATCH {
+        match socket.recv_from(&mut buffer) {
+            Ok((length, from)) => {
+                sent = sent.and(receive(&buffer[..length], from, socket, shared));
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sent)
 }
 
 /// Fails where the link that the socket is bound to is no more, though another may bear its name.

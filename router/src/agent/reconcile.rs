@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use tokio::sync::watch;
-use tokio::time::MissedTickBehavior;
 use tracing::warn;
 use weft_mesh::Roster;
 use weft_mesh::discovery::{Announcement, Discovery, Own};
@@ -28,10 +27,13 @@ use crate::desired::{Inputs, PeerRoutes};
 use crate::kernel::{Kernel, Linux};
 use crate::underlay;
 
-/// How often everything is looked at though nobody asked.
+/// How often everything is looked at though nobody asked, and how seldom at most in a mesh of many:
+/// while nothing happens, one part in `QUIET` of a core's time goes into looks.
 const LOOK: Duration = Duration::from_secs(1);
-/// How often, in looks, the host is compared though netlink said nothing.
-const RESYNC: u32 = 15;
+const LAST_LOOK: Duration = Duration::from_secs(5);
+const QUIET: u32 = 500;
+/// How often the host is compared though netlink said nothing.
+const RESYNC: Duration = Duration::from_secs(15);
 /// A burst of news is one look.
 const GATHER: Duration = Duration::from_millis(10);
 /// In a mesh of many a look takes long. When news never end, so much of a core's time, one part in
@@ -100,7 +102,6 @@ pub(super) struct Reconciler {
     ask: Arc<watch::Sender<u64>>,
     asked: Option<(u64, Instant)>,
     announced: Option<Announcement>,
-    looks: u32,
     warnings: BTreeSet<String>,
 }
 
@@ -119,7 +120,6 @@ impl Reconciler {
             ask: Arc::default(),
             asked: None,
             announced: None,
-            looks: 0,
             warnings: BTreeSet::new(),
         }
     }
@@ -158,8 +158,8 @@ impl Reconciler {
         let mut alive = self.device.probes.changed();
         let mut asked = self.ask.subscribe();
         let mut gather = GATHER;
-        let mut tick = tokio::time::interval(LOOK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut next = tokio::time::Instant::now();
+        let mut compared = next;
         loop {
             let mut look_at_host = false;
             tokio::select! {
@@ -169,13 +169,15 @@ impl Reconciler {
                 _ = alive.changed() => {}
                 _ = asked.changed() => {}
                 _ = host.changed() => look_at_host = true,
-                _ = tick.tick() => {}
+                () = tokio::time::sleep_until(next) => {}
             }
             tokio::time::sleep(gather).await;
             look_at_host |= host.has_changed().unwrap_or(false);
             host.mark_unchanged();
-            self.looks = self.looks.wrapping_add(1);
-            look_at_host |= self.looks.is_multiple_of(RESYNC);
+            look_at_host |= compared.elapsed() >= RESYNC;
+            if look_at_host {
+                compared = tokio::time::Instant::now();
+            }
             // Discovery tells of a lost range here first and of its new owner then, so a range is
             // never seen as both.
             let roster = Arc::clone(&roster.borrow_and_update());
@@ -188,7 +190,9 @@ impl Reconciler {
             }
             let begun = Instant::now();
             self.look(&own, &roster, &attached, look_at_host).await?;
-            gather = (begun.elapsed() * SHARE).clamp(GATHER, LAST_GATHER);
+            let took = begun.elapsed();
+            gather = (took * SHARE).clamp(GATHER, LAST_GATHER);
+            next = tokio::time::Instant::now() + (took * QUIET).clamp(LOOK, LAST_LOOK);
         }
     }
 
