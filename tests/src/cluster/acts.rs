@@ -68,6 +68,23 @@ impl Cluster {
         self.ask(&Call::Start { node, program }).map(drop)
     }
 
+    /// Keeps a copy of etcd's store. The API server is away for seconds meanwhile.
+    ///
+    /// # Errors
+    /// When the control plane does not run, or does not come back.
+    pub fn keep_store(&self) -> Result<()> {
+        self.ask(&Call::KeepStore).map(drop)
+    }
+
+    /// Sets etcd back to the copy that was kept: what was written since has never been. The rest of the
+    /// control plane and the kubelets are not told; upstream's advice is to start them anew.
+    ///
+    /// # Errors
+    /// When none was kept, or as [`Cluster::keep_store`].
+    pub fn set_store_back(&self) -> Result<()> {
+        self.ask(&Call::SetStoreBack).map(drop)
+    }
+
     /// Kills a program of the control plane: `etcd`, `kube-apiserver`, `kube-controller-manager` or
     /// `kube-scheduler`.
     ///

@@ -22,6 +22,8 @@ pub(super) enum Call {
     Start { node: String, program: String },
     StopControl { program: String },
     StartControl { program: String },
+    KeepStore,
+    SetStoreBack,
     ResetCapture,
     Down,
 }

@@ -171,6 +171,17 @@ impl Standing {
                 }
                 Ok(Value::Null)
             }
+            Call::KeepStore => self.with_store_at_rest(|now, kept| {
+                if kept.exists() {
+                    fs::remove_dir_all(kept)?;
+                }
+                copy(now, kept)
+            }),
+            Call::SetStoreBack => self.with_store_at_rest(|now, kept| {
+                ensure!(kept.exists(), "no copy of the store was kept");
+                fs::remove_dir_all(now)?;
+                copy(kept, now)
+            }),
             Call::ResetCapture => {
                 self.capture.reset();
                 Ok(Value::Null)
@@ -259,8 +270,23 @@ impl Standing {
         let (from, to) = (state(from), state(to));
         ensure!(!to.exists(), "there is {} already", to.display());
         fs::create_dir_all(to.parent().context("no folder")?)?;
-        printed(Command::new("cp").arg("-a").args([&from, &to]))?;
+        copy(&from, &to)?;
         Ok(Value::Null)
+    }
+
+    /// Does something with the folder of etcd's store, and that of its copy, while nobody writes.
+    fn with_store_at_rest(
+        &mut self,
+        act: impl FnOnce(&Path, &Path) -> Result<()>,
+    ) -> Result<Value> {
+        self.control.stop("kube-apiserver")?;
+        self.control.stop("etcd")?;
+        let done = act(&self.disks.join("etcd"), &self.disks.join("etcd-kept"));
+        let first = self.nodes.get(super::FIRST_NODE).context("no node")?;
+        self.control.start(first, "etcd")?;
+        self.control.start(first, "kube-apiserver")?;
+        self.control.wait_ready(first)?;
+        done.map(|()| Value::Null)
     }
 
     fn reboot(&mut self, name: &str) -> Result<Value> {
@@ -377,6 +403,10 @@ fn watch(options: &Options) -> Result<Watch> {
         secrets: Vec::new(),
         hosts: Hosts::Ignored,
     })
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    printed(Command::new("cp").arg("-a").args([from, to])).map(drop)
 }
 
 fn finished(import: &mut weft_router::demo::net::Process) -> Result<()> {

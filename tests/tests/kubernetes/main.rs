@@ -1,6 +1,7 @@
 //! Weft in a real cluster: installed as its users install it, looked at from its pods.
 
 mod e2e;
+mod faults;
 mod model;
 mod nodes;
 mod outside;
@@ -15,6 +16,11 @@ use weft_tests::cluster_tests;
 use e2e::{
     upstreams_suite_of_datagrams_passes, upstreams_suite_of_pods_and_ports_passes,
     upstreams_suite_of_services_passes,
+};
+use faults::{
+    an_older_copy_of_the_store_is_overtaken_by_what_the_nodes_know,
+    daemons_killed_while_pods_come_and_go_lose_nothing, many_pods_of_all_nodes_come_and_go_at_once,
+    without_the_api_server_pods_keep_their_network_and_others_get_one,
 };
 use model::{
     containers_of_a_pod_share_localhost_and_address, hosts_and_pods_of_all_nodes_reach_one_another,
@@ -51,6 +57,10 @@ cluster_tests!(
     upstreams_suite_of_pods_and_ports_passes,
     upstreams_suite_of_datagrams_passes;
     alone:
+    daemons_killed_while_pods_come_and_go_lose_nothing,
+    many_pods_of_all_nodes_come_and_go_at_once,
+    without_the_api_server_pods_keep_their_network_and_others_get_one,
+    an_older_copy_of_the_store_is_overtaken_by_what_the_nodes_know,
     a_node_comes_is_drained_and_deleted_and_comes_again_with_another_key,
     a_rebooted_node_has_its_pods_back_and_no_address_twice,
     a_copied_disk_becomes_a_node_of_its_own,
