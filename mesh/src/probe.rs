@@ -22,6 +22,9 @@ const DEAD: u32 = 3;
 /// Where the rate is short, a dead peer gets one probe of so many that a living one gets: it is probed
 /// at once when it is heard ([`Prober::heard`]).
 const DEAD_SHARE: u32 = 3;
+/// Where the rate is short, a peer that asks us is itself asked at least once in about so many turns:
+/// that it is heard does not say that it hears.
+const LONGEST_UNASKED: u32 = 3;
 /// Nonces of one peer that an answer may bear.
 const MOST_OUTSTANDING: usize = 8;
 /// How many of the [`MOST_A_SECOND`] may go out at once after a pause.
@@ -87,8 +90,8 @@ pub struct Prober<K> {
 struct Peer {
     /// Its place in the schedule.
     due: Instant,
-    /// Its probe was put off since the last one.
-    is_put_off: bool,
+    /// When it was last probed.
+    asked: Instant,
     /// Nonce and time of sending, oldest first.
     outstanding: VecDeque<(u64, Instant)>,
     lost_in_a_row: u32,
@@ -169,14 +172,17 @@ impl<K: Ord + Clone> Prober<K> {
             peer.outstanding.push_back((nonce, now));
             peer.health.sent += 1;
             self.deadlines.insert((now + PATIENCE, key.clone(), nonce));
-            // Between 0.9 and 1.1 periods, so that nodes do not fall into step.
             let mut period = period(total);
-            if period > PERIOD && peer.health.life == Life::Dead {
-                period *= DEAD_SHARE;
+            if period > PERIOD {
+                period *= match peer.health.life {
+                    Life::Dead => DEAD_SHARE,
+                    // The peer's turn is first.
+                    Life::Alive => 2,
+                    Life::Unknown => 1,
+                };
             }
-            let jitter = period / 1_000 * (random() % 201) as u32;
-            peer.is_put_off = false;
-            peer.due = when.max(now) + period - period / 10 + jitter;
+            peer.asked = now;
+            peer.due = when.max(now) + about(period, random());
             self.schedule.insert((peer.due, key.clone()));
             probes.push((key, nonce));
         }
@@ -213,10 +219,10 @@ impl<K: Ord + Clone> Prober<K> {
         })
     }
 
-    /// A probe of the peer's own came through the tunnel. If it is not known to be alive, it is asked
-    /// next, unless it was within the last second. If it is, and the rate is short, ours is put off,
-    /// every other time at most: so two that are well ask in turn.
-    pub fn heard(&mut self, key: &K, now: Instant) {
+    /// A probe of the peer's own, with this nonce, came through the tunnel. If it is not known to be
+    /// alive, it is asked next, unless it was within the last second. If it is, and the rate is short,
+    /// ours is due a period later, unless it was not asked for long: so two that are well ask in turn.
+    pub fn heard(&mut self, key: &K, nonce: u64, now: Instant) {
         let period = period(self.peers.len());
         let Some(peer) = self.peers.get_mut(key) else {
             return;
@@ -224,9 +230,12 @@ impl<K: Ord + Clone> Prober<K> {
         let last = peer.outstanding.back();
         let is_asked = last.is_some_and(|(_, sent)| now < *sent + PERIOD);
         let due = match peer.health.life {
-            Life::Alive if period > PERIOD && !peer.is_put_off && peer.lost_in_a_row == 0 => {
-                peer.is_put_off = true;
-                peer.due.max(now + period)
+            Life::Alive
+                if period > PERIOD
+                    && peer.lost_in_a_row == 0
+                    && now < peer.asked + period * LONGEST_UNASKED =>
+            {
+                now + about(period, nonce)
             }
             Life::Unknown | Life::Dead if !is_asked => {
                 let first = self.schedule.first();
@@ -295,7 +304,13 @@ fn reschedule<K: Ord + Clone>(
     schedule.insert((due, key.clone()));
 }
 
-/// The time between two probes of a peer, among so many.
+/// Between 0.9 and 1.1 of it, by chance, so that nodes do not fall into step.
+fn about(period: Duration, random: u64) -> Duration {
+    period - period / 10 + period / 1_000 * (random % 201) as u32
+}
+
+/// The time between two probes of a peer, among so many; of its and ours together where the rate is
+/// short.
 fn period(peers: usize) -> Duration {
     PERIOD.max(PERIOD * peers as u32 / MOST_A_SECOND)
 }
@@ -309,7 +324,7 @@ impl Peer {
     fn new(now: Instant) -> Self {
         Self {
             due: now,
-            is_put_off: false,
+            asked: now,
             outstanding: VecDeque::new(),
             lost_in_a_row: 0,
             fates: 0,

@@ -91,7 +91,9 @@ fn the_rate_is_bounded_in_every_second_however_many_peers_there_are() {
         }
         let probed: BTreeSet<_> = sent.iter().map(|(_, peer)| peer).collect();
         assert_eq!(probed.len(), peers as usize, "each has its turn");
-        assert!(sent.len() > 2_400, "{peers}: {}", sent.len());
+        // Where the rate is short, the half is left to the peers.
+        let least = if peers > MOST_A_SECOND { 1_300 } else { 2_400 };
+        assert!(sent.len() > least, "{peers}: {}", sent.len());
     }
 }
 
@@ -209,7 +211,7 @@ fn what_is_outstanding_is_bounded_and_goes_with_the_peer() {
 }
 
 #[test]
-fn where_the_rate_is_short_the_dead_get_a_third() {
+fn where_the_rate_is_short_the_dead_are_asked_less() {
     let (mut prober, start) = prober(400);
     let sent = run(&mut prober, start, Duration::from_secs(300), |peer| {
         (peer < 200).then_some(RTT)
@@ -219,7 +221,8 @@ fn where_the_rate_is_short_the_dead_get_a_third() {
     let (living, all) = (late.clone().filter(|(_, peer)| *peer < 200), late);
     let living = living.count();
     let ratio = living as f64 / (all.count() - living) as f64;
-    assert!((2.8..3.2).contains(&ratio), "{ratio}");
+    // Once in three periods; the living once in two, and they ask as well.
+    assert!((1.4..1.6).contains(&ratio), "{ratio}");
 }
 
 #[test]
@@ -229,11 +232,11 @@ fn a_dead_peer_that_is_heard_is_asked_next() {
     run(&mut prober, start, time, |_| None);
     assert_eq!(prober.health(&7).unwrap().life, Life::Dead);
     let later = start + time + Duration::from_secs(2);
-    prober.heard(&7, later);
+    prober.heard(&7, 0, later);
     let due = prober.due(later, counter());
     assert_eq!(due.probes.iter().filter(|(to, _)| *to == 7).count(), 1);
     // What was asked just now is not asked again.
-    prober.heard(&7, later);
+    prober.heard(&7, 0, later);
     let due = prober.due(later + Duration::from_millis(900), counter());
     assert!(due.probes.iter().all(|(to, _)| *to != 7));
 }
@@ -241,21 +244,25 @@ fn a_dead_peer_that_is_heard_is_asked_next() {
 #[test]
 fn where_the_rate_is_short_two_that_are_well_ask_in_turn() {
     let (mut prober, start) = prober(1_000);
-    let time = Duration::from_secs(40);
+    let time = Duration::from_secs(60);
     run(&mut prober, start, time, |_| Some(RTT));
-    let before = prober.health(&7).unwrap().sent;
-    // It asks as often as we would.
+    let before = (0..3).map(|peer| prober.health(&peer).unwrap().sent);
+    let before: Vec<_> = before.collect();
     let mut now = start + time;
-    for _ in 0..30 {
-        prober.heard(&7, now);
+    for round in 0..30 {
+        // The first asks in its turn, the second too often, the third never.
+        if round % 2 == 0 {
+            prober.heard(&0, 7 * round, now);
+        }
+        prober.heard(&1, 11 * round, now);
         run(&mut prober, now, Duration::from_secs(10), |_| Some(RTT));
         now += Duration::from_secs(10);
     }
-    let (seven, other) = (prober.health(&7).unwrap(), prober.health(&8).unwrap());
-    let sent = seven.sent - before;
-    assert!((12..=20).contains(&sent), "{sent} in 300 s");
-    assert!(other.sent - before >= 24, "{other:?}");
-    assert_eq!(seven.life, Life::Alive);
+    let sent = |peer: u32| prober.health(&peer).unwrap().sent - before[peer as usize];
+    assert!((14..=16).contains(&sent(0)), "{} in 300 s", sent(0));
+    assert!((14..=16).contains(&sent(2)), "{} in 300 s", sent(2));
+    assert!((7..=25).contains(&sent(1)), "{} in 300 s", sent(1));
+    assert!((0..1_000).all(|peer| prober.health(&peer).unwrap().life == Life::Alive));
 }
 
 #[test]
@@ -265,7 +272,7 @@ fn a_peer_of_a_thousand_is_dead_within_two_turns_and_three_losses() {
     run(&mut prober, start, time, |_| Some(RTT));
     let silent = start + time;
     // The worst: it has just asked.
-    prober.heard(&7, silent);
+    prober.heard(&7, 0, silent);
     run(&mut prober, silent, time, |peer| (peer != 7).then_some(RTT));
     let health = prober.health(&7).unwrap();
     assert_eq!(health.life, Life::Dead);

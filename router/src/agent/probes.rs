@@ -282,7 +282,7 @@ fn receive(bytes: &[u8], from: SocketAddr, socket: &UdpSocket, shared: &Shared) 
             // What is due is looked at before the next wait.
             let mut state = shared.state();
             if let Some(id) = state.ids.get(&from.ip().to_canonical()).copied() {
-                state.prober.heard(&id, Instant::now());
+                state.prober.heard(&id, nonce, Instant::now());
             }
         }
         Message::Answer(nonce) => {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tokio::task::LocalSet;
-use tokio::time::interval;
+use tokio::time::{Instant, interval};
 use weft_mesh::probe::Message;
 
 use super::objects::{ADDRESS, FIRST_PORT, PEERS, address, secret};
@@ -74,9 +74,8 @@ struct Peer {
     /// Where the agent was heard.
     remote: Option<SocketAddr>,
     ready: bool,
-    /// It was probed: its own next probe is put off, if the last was not.
-    asked: bool,
-    is_put_off: bool,
+    /// Its own next probe: as an agent's, a period after the other's last, or two after its own.
+    due: Instant,
 }
 
 impl Peer {
@@ -89,8 +88,7 @@ impl Peer {
             tunn,
             remote: None,
             ready: false,
-            asked: false,
-            is_put_off: false,
+            due: Instant::now(),
         }
     }
 
@@ -101,8 +99,7 @@ impl Peer {
         let (mut datagram, mut out) = ([0; 2_048], [0; 2_048]);
         let mut ticks = interval(Duration::from_secs(1));
         // Not all at once.
-        let first = tokio::time::Instant::now() + PERIOD * self.number / PEERS;
-        let mut probes = tokio::time::interval_at(first, PERIOD);
+        self.due = Instant::now() + PERIOD * self.number / PEERS;
         loop {
             tokio::select! {
                 received = socket.recv_from(&mut datagram) => {
@@ -116,10 +113,8 @@ impl Peer {
                         self.send(due, &socket);
                     }
                 }
-                _ = probes.tick() => if self.asked && !self.is_put_off {
-                    (self.asked, self.is_put_off) = (false, true);
-                } else if self.ready {
-                    (self.asked, self.is_put_off) = (false, false);
+                () = tokio::time::sleep_until(self.due), if self.ready => {
+                    self.due = Instant::now() + PERIOD * 2;
                     let probe = Message::Probe(u64::from(self.number));
                     self.say(&packet(address(self.number), self.agent.address, (PROBES, PROBES), probe), &mut out, &socket);
                 }
@@ -146,7 +141,7 @@ impl Peer {
             }
         };
         if let Some((nonce, from, port)) = said {
-            self.asked = true;
+            self.due = Instant::now() + PERIOD;
             let ports = (PROBES, port);
             let answer = packet(address(self.number), from, ports, Message::Answer(nonce));
             self.say(&answer, out, socket);
