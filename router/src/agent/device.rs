@@ -25,6 +25,8 @@ pub(super) struct Device {
     pub(super) peers: Peers,
     tunnel: Option<(AnyTunnel, String)>,
     status: DeviceStatus,
+    /// Why nobody is heard.
+    deaf: Option<String>,
 }
 
 impl Device {
@@ -36,11 +38,16 @@ impl Device {
             peers: Peers::default(),
             tunnel: None,
             status: DeviceStatus::default(),
+            deaf: None,
         }
     }
 
-    pub(super) fn is_open(&self) -> bool {
-        self.tunnel.is_some()
+    /// Why this node carries nothing, in words.
+    pub(super) fn unready(&self) -> Option<String> {
+        match self.tunnel {
+            None => Some("there is no tunnel yet".into()),
+            Some(_) => self.deaf.clone(),
+        }
     }
 
     /// Whose WireGuard it is.
@@ -114,10 +121,17 @@ impl Device {
             return Ok(());
         }
         debug!(?changes, "tunnel");
-        tunnel
-            .apply(&changes)
-            .await
-            .map_err(|error| format!("change the tunnel: {error}"))
+        let applied = tunnel.apply(&changes).await;
+        let applied = applied.map_err(|error| format!("change the tunnel: {error}"));
+        self.deaf = match &applied {
+            // Of what fails, a port that is taken is all peers' loss.
+            Err(why) => {
+                let is = tunnel.status().await.map_or(0, |status| status.listen_port);
+                (is != self.config.port).then(|| why.clone())
+            }
+            Ok(()) => None,
+        };
+        applied
     }
 
     /// Removes the peers that are members no more.

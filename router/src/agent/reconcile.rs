@@ -390,8 +390,8 @@ impl Reconciler {
         if let Some(refusal) = refusals.next() {
             return Some(refusal.to_owned());
         }
-        if !self.device.is_open() {
-            return Some("there is no tunnel yet".into());
+        if let Some(why) = self.device.unready() {
+            return Some(why);
         }
         (!self.host.is_guarded()).then(|| {
             "the firewall or the fail-closed routes are not in place: see `weft status`".into()
