@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::json;
+use weft_tests::cluster::processes::{age, of_pod, within};
 use weft_tests::cluster::{Cluster, Cni, Dns, Lifetime, Options};
 use weft_tests::lab::{ensure, eventually};
 
 use crate::figures::Figure;
-use crate::processes::{age, agent, of_pod, within};
 
 const AGNHOST: &str = "registry.k8s.io/e2e-test-images/agnhost:2.56";
 /// By which its process is known.
@@ -118,7 +118,7 @@ fn join(cluster: &Cluster) -> Result<f64> {
     let range = range["spec"]["podCIDR"].as_str().context("no range")?;
     let range: ipnet::Ipv4Net = range.parse()?;
     let address = range.hosts().next().context("an empty range")?.to_string();
-    let new = eventually("the agent runs", PATIENCE, || agent(cluster, NEW))?;
+    let new = eventually("the agent runs", PATIENCE, || cluster.agent(NEW))?;
     for (_, own) in &pods {
         let pid = of_pod(own, &AGNHOST_WORDS)?;
         eventually(&format!("{own} reaches the new node"), PATIENCE, || {

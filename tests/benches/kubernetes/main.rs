@@ -7,7 +7,6 @@
 
 mod cluster;
 mod figures;
-mod processes;
 mod scale;
 #[path = "../mesh/usage.rs"]
 mod usage;

@@ -16,6 +16,7 @@ mod layout;
 mod network;
 mod node;
 mod options;
+pub mod processes;
 mod shared;
 mod standing;
 mod upstream;

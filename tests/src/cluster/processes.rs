@@ -2,38 +2,47 @@
 //! so whose a process is, its network tells.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use super::Cluster;
 use anyhow::{Context, Result};
-use weft_tests::cluster::Cluster;
 
 /// Ticks a second in what the kernel tells programs, on every architecture that we build for.
 const USER_HZ: u64 = 100;
 
-/// The agent of a node.
-///
-/// # Errors
-/// When none runs there.
-pub(crate) fn agent(cluster: &Cluster, node: &str) -> Result<u32> {
-    let output = cluster
-        .on_node(node, "readlink")?
-        .arg("/proc/thread-self/ns/net")
-        .output()?;
-    let netns = PathBuf::from(String::from_utf8(output.stdout)?.trim());
-    let found = running(&["/weft", "up"])?.into_iter().find(|pid| {
-        let own = fs::read_link(format!("/proc/{pid}/ns/net"));
-        own.is_ok_and(|own| own == netns)
-    });
-    found.with_context(|| format!("no agent runs on {node}"))
+impl Cluster {
+    /// The agent of a node.
+    ///
+    /// # Errors
+    /// When none runs there.
+    pub fn agent(&self, node: &str) -> Result<u32> {
+        let found = self.processes(node, &["/weft", "up"])?;
+        let first = found.first().copied();
+        first.with_context(|| format!("no agent runs on {node}"))
+    }
+
+    /// The processes in a node's own network that were started with these words first.
+    ///
+    /// # Errors
+    /// When the node is not there.
+    pub fn processes(&self, node: &str, words: &[&str]) -> Result<Vec<u32>> {
+        let netns = fs::read_link(format!("/proc/{}/ns/net", self.anchor(node)?))?;
+        let mut found = running(words)?;
+        found.retain(|pid| {
+            let own = fs::read_link(format!("/proc/{pid}/ns/net"));
+            own.is_ok_and(|own| own == netns)
+        });
+        Ok(found)
+    }
 }
 
 /// The process of the pod that has this address and runs this.
 ///
 /// # Errors
 /// When there is none.
-pub(crate) fn of_pod(address: &str, words: &[&str]) -> Result<u32> {
+pub fn of_pod(address: &str, words: &[&str]) -> Result<u32> {
     let mine = format!("inet {address}/");
     for pid in running(words)? {
         let shown = within(pid, "ip").args(["-4", "address"]).output()?;
@@ -45,7 +54,7 @@ pub(crate) fn of_pod(address: &str, words: &[&str]) -> Result<u32> {
 }
 
 /// A program of this machine in the network of a process.
-pub(crate) fn within(pid: u32, program: &str) -> Command {
+pub fn within(pid: u32, program: &str) -> Command {
     let mut command = Command::new("nsenter");
     command.args(["--net", "--target", &pid.to_string(), program]);
     command
@@ -55,7 +64,7 @@ pub(crate) fn within(pid: u32, program: &str) -> Command {
 ///
 /// # Errors
 /// When it is gone.
-pub(crate) fn age(pid: u32) -> Result<Duration> {
+pub fn age(pid: u32) -> Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the process is gone")?;
     // Field 22 of proc_pid_stat(5), of which the name may hold blanks.
     let rest = stat.rsplit_once(") ").map(|(_, rest)| rest);

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use anyhow::{Context, Result};
@@ -20,24 +21,19 @@ const PODS: &str = "WEFT_TEST_PODS";
 const FEW: usize = 15;
 
 /// Kills a node's agent. Its kubelet starts it again.
-fn kill_agent(cluster: &Cluster, node: &str) -> Result<()> {
-    let before = agent(cluster, node)?;
-    said(cluster.on_node(node, "kill")?.args(["-9", &before]))?;
+pub(super) fn kill_agent(cluster: &Cluster, node: &str) -> Result<()> {
+    let before = cluster.agent(node)?;
+    kill(before)?;
     eventually("another agent runs", PATIENCE, || {
-        let now = agent(cluster, node)?;
+        let now = cluster.agent(node)?;
         ensure(now != before, "the old one lives")?;
         cluster.weft_status(node)
     })
     .map(drop)
 }
 
-fn agent(cluster: &Cluster, node: &str) -> Result<String> {
-    let found = said(
-        cluster
-            .on_node(node, "pgrep")?
-            .args(["-of", "^/weft up --kubernetes"]),
-    )?;
-    Ok(found.trim().to_owned())
+pub(super) fn kill(pid: u32) -> Result<()> {
+    said(Command::new("kill").args(["-9", &pid.to_string()])).map(drop)
 }
 
 fn restart(cluster: &Cluster, node: &str, program: &str) -> Result<()> {
@@ -236,7 +232,7 @@ pub(super) fn without_the_api_server_pods_keep_their_network_and_others_get_one(
 }
 
 /// Runs a command with something on its standard input.
-fn feed(command: &mut std::process::Command, input: &str) -> Result<()> {
+fn feed(command: &mut Command, input: &str) -> Result<()> {
     use std::io::Write as _;
     let mut child = command.stdin(std::process::Stdio::piped()).spawn()?;
     let mut stdin = child.stdin.take().context("its input")?;

@@ -1,5 +1,6 @@
 //! Weft in a real cluster: installed as its users install it, looked at from its pods.
 
+mod admin;
 mod e2e;
 mod faults;
 mod model;
@@ -13,6 +14,12 @@ mod whole;
 
 use weft_tests::cluster_tests;
 
+use admin::{
+    a_firewall_in_the_way_is_named_until_it_is_gone,
+    a_missing_permission_is_named_until_it_is_given,
+    a_port_that_is_taken_is_named_until_it_is_free, an_administrator_sees_the_mesh_by_kubectl,
+    another_networks_file_is_named_until_it_is_gone,
+};
 use e2e::{
     upstreams_suite_of_datagrams_passes, upstreams_suite_of_pods_and_ports_passes,
     upstreams_suite_of_services_passes,
@@ -57,6 +64,11 @@ cluster_tests!(
     upstreams_suite_of_pods_and_ports_passes,
     upstreams_suite_of_datagrams_passes;
     alone:
+    an_administrator_sees_the_mesh_by_kubectl,
+    a_missing_permission_is_named_until_it_is_given,
+    a_port_that_is_taken_is_named_until_it_is_free,
+    a_firewall_in_the_way_is_named_until_it_is_gone,
+    another_networks_file_is_named_until_it_is_gone,
     daemons_killed_while_pods_come_and_go_lose_nothing,
     many_pods_of_all_nodes_come_and_go_at_once,
     without_the_api_server_pods_keep_their_network_and_others_get_one,

@@ -21,7 +21,6 @@ use self::objects::{ADDRESS, PEERS, PODS, name, node, pod, public_key, weft_node
 use self::responder::Agent;
 use crate::cluster::dir;
 use crate::figures::Figure;
-use crate::processes::agent;
 use crate::usage;
 
 /// The first argument of the responder's process.
@@ -115,7 +114,7 @@ struct Running {
 
 impl Running {
     fn find(cluster: &Cluster) -> Result<Self> {
-        let pid = agent(cluster, FIRST_NODE)?;
+        let pid = cluster.agent(FIRST_NODE)?;
         let socket = format!("/proc/{pid}/root/run/weft/weft.sock").into();
         Ok(Self { pid, socket })
     }

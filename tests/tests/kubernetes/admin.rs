@@ -1,0 +1,185 @@
+//! What an administrator sees: the mesh by `kubectl`, and what is wrong as an Event of the node with a
+//! reason to alert on, until it is mended.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use weft_tests::cluster::{Cluster, of_tests};
+use weft_tests::lab::{ensure, eventually};
+
+use super::faults::{kill, kill_agent};
+use super::space::{PATIENCE, nodes, said};
+use super::whole::whole;
+
+const NODE: &str = "node-3";
+/// Who takes the port.
+const HOLDER: [&str; 4] = ["nc.openbsd", "-u", "-l", "6783"];
+const NAMESPACE: [&str; 2] = ["-n", "weft-system"];
+
+/// `weft` in an agent's pod; what it printed.
+fn weft(cluster: &Cluster, words: &[&str]) -> Result<String> {
+    let exec = ["exec", "daemonset/weft", "--", "/weft"];
+    cluster.kubectl(&[&NAMESPACE, &exec[..], words].concat())
+}
+
+/// Waits for an Event of the node with this reason, whose text says this.
+fn told(cluster: &Cluster, reason: &str, says: &str) -> Result<()> {
+    let selector = format!("reason={reason},involvedObject.name={NODE}");
+    eventually(&format!("an Event {reason} says {says}"), PATIENCE, || {
+        let events = cluster.get(&["events", "-A", "--field-selector", &selector])?;
+        let items = events["items"].as_array().into_iter().flatten();
+        let texts: Vec<_> = items.map(|event| event["message"].to_string()).collect();
+        ensure(
+            texts.iter().any(|text| text.contains(says)),
+            format!("{texts:?}"),
+        )
+    })
+}
+
+/// Waits until the node says of its network that it is unavailable, with this in the message, or that
+/// it is there.
+fn network_is(cluster: &Cluster, unavailable: Option<&str>) -> Result<()> {
+    let what = format!("NetworkUnavailable for {unavailable:?}");
+    eventually(&what, PATIENCE, || {
+        let node = cluster.get(&["node", NODE])?;
+        let conditions = node["status"]["conditions"].as_array();
+        let found = conditions
+            .into_iter()
+            .flatten()
+            .find(|condition| condition["type"] == "NetworkUnavailable");
+        let found = found.context("no such condition")?;
+        let wanted = match unavailable {
+            Some(_) => ("True", "WeftNotReady"),
+            None => ("False", "WeftReady"),
+        };
+        let says = found["message"].to_string();
+        ensure(
+            (&found["status"], &found["reason"]) == (&wanted.0.into(), &wanted.1.into())
+                && says.contains(unavailable.unwrap_or_default()),
+            format!("{found}"),
+        )
+    })
+}
+
+pub(super) fn an_administrator_sees_the_mesh_by_kubectl() -> Result<()> {
+    let cluster = of_tests()?;
+    let nodes = nodes(&cluster)?;
+    whole(&cluster)?;
+    let peers = weft(&cluster, &["status", "peers"])?;
+    let named = nodes.iter().filter(|node| peers.contains(node.as_str()));
+    ensure(named.count() + 1 == nodes.len(), format!("in {peers}"))?;
+    for screen in ["connections", "ipam", "dns"] {
+        let text = weft(&cluster, &["status", screen])?;
+        ensure(!text.trim().is_empty(), format!("{screen} says nothing"))?;
+    }
+    let status: Value = serde_json::from_str(&weft(&cluster, &["status", "--json"])?)?;
+    ensure(
+        status["problems"].as_array().is_some_and(Vec::is_empty),
+        format!("{}", status["problems"]),
+    )?;
+
+    let table = cluster.kubectl(&["get", "weftnodes", "-o", "wide"])?;
+    let head = table.lines().next().unwrap_or_default();
+    for column in [
+        "NAME", "RANGES", "ENDPOINT", "ENGINE", "VERSION", "KEY", "AGE",
+    ] {
+        ensure(head.contains(column), format!("no {column} in {head}"))?;
+    }
+    for node in &nodes {
+        let row = table.lines().find(|row| row.starts_with(node.as_str()));
+        ensure(
+            row.is_some_and(|row| row.contains("/24") && row.contains(":6783")),
+            format!("{node} in {table}"),
+        )?;
+    }
+    // A quarter of a minute without a word: nothing happens.
+    let since = ["logs", "daemonset/weft", "--all-pods", "--since=15s"];
+    eventually("the agents are quiet", PATIENCE, || {
+        let log = cluster.kubectl(&[&NAMESPACE, &since[..]].concat())?;
+        ensure(log.lines().count() <= 1, log)
+    })
+}
+
+pub(super) fn a_missing_permission_is_named_until_it_is_given() -> Result<()> {
+    let cluster = of_tests()?;
+    let all = cluster.get(&["clusterrole", "weft"])?;
+    let mut fewer = all.clone();
+    fewer["metadata"] = json!({ "name": "weft" });
+    let rules = fewer["rules"].as_array_mut().context("no rules")?;
+    rules.retain(|rule| rule["resources"] != json!(["weftnodes"]));
+    cluster.kubectl_with(&["replace", "-f", "-"], &fewer.to_string())?;
+    kill_agent(&cluster, NODE)?;
+    let named = told(&cluster, "PermissionMissing", "weftnodes");
+    let mut given = all;
+    given["metadata"] = json!({ "name": "weft", "labels": given["metadata"]["labels"] });
+    cluster.kubectl_with(&["replace", "-f", "-"], &given.to_string())?;
+    named?;
+    whole(&cluster)
+}
+
+pub(super) fn a_port_that_is_taken_is_named_until_it_is_free() -> Result<()> {
+    let cluster = of_tests()?;
+    // While nobody starts it again.
+    cluster.kill(NODE, "kubelet")?;
+    kill(cluster.agent(NODE)?)?;
+    let mut nc = cluster.on_node(NODE, "nc.openbsd")?;
+    nc.args(&HOLDER[1..])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null());
+    let mut holder = eventually("the port is taken by another", PATIENCE, || {
+        let mut holder = nc.spawn()?;
+        let bound = eventually("it is bound", Duration::from_secs(2), || {
+            let held = said(
+                cluster
+                    .on_node(NODE, "ss")?
+                    .args(["-Hulnp", "sport = :6783"]),
+            )?;
+            ensure(held.contains("nc.openbsd"), held)
+        });
+        if bound.is_err() {
+            holder.kill()?;
+            holder.wait()?;
+        }
+        bound.map(|()| holder)
+    })?;
+    cluster.start(NODE, "kubelet")?;
+    let named = network_is(&cluster, Some("6783"));
+    for pid in cluster.processes(NODE, &HOLDER)? {
+        kill(pid)?;
+    }
+    holder.wait()?;
+    named?;
+    network_is(&cluster, None)?;
+    whole(&cluster)
+}
+
+pub(super) fn a_firewall_in_the_way_is_named_until_it_is_gone() -> Result<()> {
+    let cluster = of_tests()?;
+    let nft = |rules: &str| said(cluster.on_node(NODE, "nft")?.arg(rules));
+    nft("add table inet other; \
+         add chain inet other blocking { type filter hook forward priority 0; policy drop; }")?;
+    let named = told(&cluster, "ForwardingBlocked", "other");
+    nft("delete table inet other")?;
+    named?;
+    eventually("it is no problem any more", PATIENCE, || {
+        let problems = cluster.weft_status(NODE)?.problems;
+        ensure(problems.is_empty(), format!("{problems:?}"))
+    })?;
+    whole(&cluster)
+}
+
+pub(super) fn another_networks_file_is_named_until_it_is_gone() -> Result<()> {
+    let cluster = of_tests()?;
+    let file = "/etc/cni/net.d/00-other.conflist";
+    let write = format!(
+        "echo '{{\"cniVersion\": \"1.0.0\", \"name\": \"other\", \"plugins\": [{{\"type\": \"bridge\"}}]}}' > {file}"
+    );
+    said(cluster.on_node(NODE, "sh")?.args(["-c", &write]))?;
+    let named = network_is(&cluster, Some("00-other.conflist"));
+    said(cluster.on_node(NODE, "rm")?.arg(file))?;
+    named?;
+    network_is(&cluster, None)?;
+    whole(&cluster)
+}
