@@ -26,7 +26,16 @@ fn weft(cluster: &Cluster, words: &[&str]) -> Result<String> {
 
 /// Waits for an Event of the node with this reason, whose text says this.
 fn told(cluster: &Cluster, reason: &str, says: &str) -> Result<()> {
-    let selector = format!("reason={reason},involvedObject.name={NODE}");
+    told_by(
+        cluster,
+        reason,
+        says,
+        &format!(",involvedObject.name={NODE}"),
+    )
+}
+
+fn told_by(cluster: &Cluster, reason: &str, says: &str, node: &str) -> Result<()> {
+    let selector = format!("reason={reason}{node}");
     eventually(&format!("an Event {reason} says {says}"), PATIENCE, || {
         let events = cluster.get(&["events", "-A", "--field-selector", &selector])?;
         let items = events["items"].as_array().into_iter().flatten();
@@ -179,6 +188,82 @@ pub(super) fn another_networks_file_is_named_until_it_is_gone() -> Result<()> {
     said(cluster.on_node(NODE, "sh")?.args(["-c", &write]))?;
     let named = network_is(&cluster, Some("00-other.conflist"));
     said(cluster.on_node(NODE, "rm")?.arg(file))?;
+    named?;
+    network_is(&cluster, None)?;
+    whole(&cluster)
+}
+
+/// Objects that an administrator has put there, gone with the value.
+struct Objects<'a>(&'a Cluster, Value);
+
+impl<'a> Objects<'a> {
+    fn put(cluster: &'a Cluster, objects: &[Value]) -> Result<Self> {
+        let list = json!({ "apiVersion": "v1", "kind": "List", "items": objects });
+        let this = Self(cluster, list);
+        cluster.kubectl_with(&["create", "-f", "-"], &this.1.to_string())?;
+        Ok(this)
+    }
+}
+
+impl Drop for Objects<'_> {
+    fn drop(&mut self) {
+        let delete = ["delete", "--ignore-not-found", "-f", "-"];
+        let _ = self.0.kubectl_with(&delete, &self.1.to_string());
+    }
+}
+
+fn ghost(ranges: &Value) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": { "name": "ghost" },
+        "spec": { "podCIDR": ranges[0], "podCIDRs": ranges, "unschedulable": true },
+    })
+}
+
+/// Who routes to a node that says what it likes: a range of another's, and a key that it has not signed.
+pub(super) fn a_node_that_is_given_anothers_range_or_lies_is_named_and_gets_nothing() -> Result<()>
+{
+    let cluster = of_tests()?;
+    let ranges = cluster.get(&["node", NODE])?["spec"]["podCIDRs"].clone();
+    let mut told_of = cluster.get(&["weftnode", NODE])?["spec"].clone();
+    // A signature that is one, of another name.
+    told_of["podCIDRs"] = json!(["0.0.0.0/0"]);
+    let lie = json!({
+        "apiVersion": "weft.dev/v1alpha1",
+        "kind": "WeftNode",
+        "metadata": { "name": "ghost" },
+        "spec": told_of,
+    });
+    // In two, so that what is there goes again where the other is refused.
+    let node = Objects::put(&cluster, &[ghost(&ranges)])?;
+    let lie = Objects::put(&cluster, &[lie])?;
+    told_by(&cluster, "RangeConflict", "ghost", "")?;
+    told_by(&cluster, "PeerRefused", "ghost", "")?;
+    for node in nodes(&cluster)? {
+        let peers = cluster.weft_status(&node)?.peers;
+        ensure(
+            peers
+                .iter()
+                .all(|peer| peer.name != "ghost" || peer.ranges.is_empty()),
+            format!("{node} routes to the ghost: {peers:?}"),
+        )?;
+    }
+    drop((lie, node));
+    whole(&cluster)
+}
+
+pub(super) fn a_link_over_the_nodes_range_is_named_until_it_is_gone() -> Result<()> {
+    let cluster = of_tests()?;
+    let range = cluster.get(&["node", NODE])?["spec"]["podCIDR"].clone();
+    let range: ipnet::IpNet = range.as_str().context("no range")?.parse()?;
+    let address = range.hosts().nth(200).context("a small range")?.to_string();
+    let ip = |words: &str| said(cluster.on_node(NODE, "ip")?.args(words.split(' ')));
+    ip("link add other type bridge")?;
+    ip(&format!("address add {address}/25 dev other"))?;
+    ip("link set other up")?;
+    let named = told(&cluster, "RangeOverlap", "other");
+    ip("link delete other")?;
     named?;
     network_is(&cluster, None)?;
     whole(&cluster)

@@ -3,6 +3,7 @@
 mod admin;
 mod e2e;
 mod faults;
+mod install;
 mod model;
 mod nodes;
 mod outside;
@@ -16,7 +17,9 @@ use weft_tests::cluster_tests;
 
 use admin::{
     a_firewall_in_the_way_is_named_until_it_is_gone,
+    a_link_over_the_nodes_range_is_named_until_it_is_gone,
     a_missing_permission_is_named_until_it_is_given,
+    a_node_that_is_given_anothers_range_or_lies_is_named_and_gets_nothing,
     a_port_that_is_taken_is_named_until_it_is_free, an_administrator_sees_the_mesh_by_kubectl,
     another_networks_file_is_named_until_it_is_gone,
 };
@@ -28,6 +31,10 @@ use faults::{
     an_older_copy_of_the_store_is_overtaken_by_what_the_nodes_know,
     daemons_killed_while_pods_come_and_go_lose_nothing, many_pods_of_all_nodes_come_and_go_at_once,
     without_the_api_server_pods_keep_their_network_and_others_get_one,
+};
+use install::{
+    agents_are_replaced_one_by_one_and_pods_keep_what_they_have,
+    weft_is_taken_away_without_a_trace_and_comes_again,
 };
 use model::{
     containers_of_a_pod_share_localhost_and_address, hosts_and_pods_of_all_nodes_reach_one_another,
@@ -69,6 +76,8 @@ cluster_tests!(
     a_port_that_is_taken_is_named_until_it_is_free,
     a_firewall_in_the_way_is_named_until_it_is_gone,
     another_networks_file_is_named_until_it_is_gone,
+    a_node_that_is_given_anothers_range_or_lies_is_named_and_gets_nothing,
+    a_link_over_the_nodes_range_is_named_until_it_is_gone,
     daemons_killed_while_pods_come_and_go_lose_nothing,
     many_pods_of_all_nodes_come_and_go_at_once,
     without_the_api_server_pods_keep_their_network_and_others_get_one,
@@ -76,4 +85,6 @@ cluster_tests!(
     a_node_comes_is_drained_and_deleted_and_comes_again_with_another_key,
     a_rebooted_node_has_its_pods_back_and_no_address_twice,
     a_copied_disk_becomes_a_node_of_its_own,
+    agents_are_replaced_one_by_one_and_pods_keep_what_they_have,
+    weft_is_taken_away_without_a_trace_and_comes_again,
 );

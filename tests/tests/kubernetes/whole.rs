@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use serde_json::Value;
 use weft_router::control::{PeerState, Status};
 use weft_tests::cluster::Cluster;
@@ -20,6 +20,13 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// until the leases of each node are the addresses of its pods, none twice; and until nothing else is
 /// left. Then checks that no packet of a pod was seen in the clear.
 pub(super) fn whole(cluster: &Cluster) -> Result<()> {
+    settled(cluster)?;
+    sealed(cluster)
+}
+
+/// The same, whatever was seen.
+pub(super) fn settled(cluster: &Cluster) -> Result<()> {
+    let mut twice = BTreeSet::new();
     eventually("the cluster is whole", PATIENCE, || {
         let names = ready(&cluster.get(&["nodes"])?)?;
         let keys = keys(&cluster.get(&["weftnodes"])?)?;
@@ -27,19 +34,23 @@ pub(super) fn whole(cluster: &Cluster) -> Result<()> {
         ensure(told == names, format!("WeftNodes {told:?} of {names:?}"))?;
         let pods = addresses(&cluster.get(&["pods", "-A"])?)?;
         let mut seen = BTreeMap::new();
+        // Of a pair that does not talk, what both say.
+        let mut wrong = Vec::new();
         for node in &names {
             let status = cluster.weft_status(node)?;
-            peers(node, &status, &keys)?;
-            let leases = leases(node, &status, &mut seen)?;
+            wrong.extend(peers(node, &status, &keys).err());
+            let leases = leases(node, &status, &mut seen, &mut twice);
             let wanted = pods.get(node).cloned().unwrap_or_default();
-            ensure(
-                leases == wanted,
-                format!("{node} has leases {leases:?} for pods {wanted:?}"),
-            )?;
+            if leases != wanted {
+                wrong.push(anyhow!("{node} has leases {leases:?} for pods {wanted:?}"));
+            }
         }
-        Ok(())
+        ensure(wrong.is_empty(), format!("{wrong:#?}"))
     })?;
-    sealed(cluster)
+    ensure(
+        twice.is_empty(),
+        format!("an address was given twice: {twice:?}"),
+    )
 }
 
 /// The names of the nodes, all of which are ready and say that their network is there.
@@ -92,7 +103,11 @@ fn addresses(pods: &Value) -> Result<BTreeMap<String, BTreeSet<IpAddr>>> {
         let own = own.with_context(|| format!("{name} has no address"))?;
         let of_node = found.entry(text(&pod["spec"]["nodeName"])?).or_default();
         for address in own {
-            of_node.insert(text(&address["ip"])?.parse()?);
+            let is_new = of_node.insert(text(&address["ip"])?.parse()?);
+            ensure(
+                is_new,
+                format!("{name} has the address of another: {address}"),
+            )?;
         }
     }
     Ok(found)
@@ -110,26 +125,31 @@ fn peers(node: &str, status: &Status, keys: &BTreeMap<String, String>) -> Result
         .filter(|(name, _)| *name != node)
         .map(|(name, key)| (name.clone(), (key.clone(), PeerState::Established)))
         .collect();
-    ensure(is == wanted, format!("{node} has peers {is:?}"))
+    ensure(
+        is == wanted,
+        format!("{node} has peers {:#?}", status.peers),
+    )
 }
 
-/// The addresses that a node has given, none of which any node has given to another container.
+/// The addresses that a node has given. One that any node has given to another container is entered in
+/// `twice`, which no later look undoes.
 fn leases(
     node: &str,
     status: &Status,
     seen: &mut BTreeMap<IpAddr, String>,
-) -> Result<BTreeSet<IpAddr>> {
+    twice: &mut BTreeSet<String>,
+) -> BTreeSet<IpAddr> {
     let mut found = BTreeSet::new();
     for lease in &status.ipam.leases {
         let holder = format!("{} on {node}", lease.container_id);
         for address in &lease.addresses {
             if let Some(other) = seen.insert(*address, holder.clone()) {
-                anyhow::bail!("{address} is of {other} and of {holder}");
+                twice.insert(format!("{address} to {other} and {holder}"));
             }
             found.insert(*address);
         }
     }
-    Ok(found)
+    found
 }
 
 fn items(list: &Value) -> impl Iterator<Item = &Value> {
