@@ -198,6 +198,35 @@ fn a_forged_source_from_outside_is_dropped_and_counted() {
 }
 
 #[test]
+fn what_a_peer_sends_for_a_third_is_dropped_and_counted() {
+    space::run(|| async {
+        if !has("nft") {
+            return;
+        }
+        let state = tempfile::tempdir().unwrap();
+        let kernel = Linux::open(state.path()).unwrap();
+        let (pod, _) = node_with_pod(&kernel).await;
+        // The far end of the mesh: reached by Ethernet here, so told where we are.
+        let far = Pod::new();
+        sh(&format!("ip link set far netns {}", far.pid()));
+        let shown = sh("ip link show weft0");
+        let mut words = shown.split_whitespace();
+        words.find(|word| *word == "link/ether").unwrap();
+        let near = words.next().unwrap();
+        sh("ip link set weft0 up");
+        far.sh(&format!(
+            "ip link set lo up && ip link set far up && ip addr add 10.32.2.7/32 dev far \
+             && ip route add 10.32.0.0/16 dev far \
+             && ip neigh replace 10.32.3.1 lladdr {near} dev far nud permanent"
+        ));
+        far.try_sh("ping -c2 -i0.2 -W1 10.32.3.1");
+        let chain = sh("nft list chain inet weft guard_transit");
+        assert!(chain.contains("counter packets 2 "), "{chain}");
+        drop(pod);
+    });
+}
+
+#[test]
 fn a_large_segment_is_clamped_to_the_peers_mtu_both_ways() {
     space::run(|| async {
         if !has("nft") || !has("python3") {

@@ -29,6 +29,8 @@ pub struct Ranges {
 pub(crate) const GUARD_IN: &str = "guard_in";
 /// The chain of what a pod sends with an address that is not its own.
 pub(crate) const GUARD_PODS: &str = "guard_pods";
+/// The chain of what a peer sends for a third.
+pub(crate) const GUARD_TRANSIT: &str = "guard_transit";
 /// The chain of what would leave in the clear for an address of the mesh.
 pub(crate) const GUARD_OUT: &str = "guard_out";
 
@@ -46,6 +48,7 @@ pub fn mesh_ruleset(ranges: &Ranges) -> Ruleset {
         // Before connection tracking: a forged packet makes no entry.
         filter(GUARD_IN, Hook::Prerouting, -300, each(arrived_in_the_clear)),
         filter(GUARD_PODS, Hook::Prerouting, -300, each(not_its_own)),
+        filter(GUARD_TRANSIT, Hook::Prerouting, -300, each(for_a_third)),
         filter("clamp", Hook::Forward, -150, clamp()),
         chain("source_nat", ChainKind::Nat, Hook::Postrouting, 100, {
             let masquerade = FAMILIES.map(masquerade).into_iter();
@@ -140,6 +143,20 @@ fn outside_of_ours(family: Family, side: Side) -> Vec<Rule> {
         action: Action::Drop,
     };
     [Side::Source, Side::Destination].map(drop).into()
+}
+
+/// Each pair of nodes has a tunnel of its own. What comes here for another node was sealed for it under
+/// a key that two have, a cloned disk's; passed on, it would be given our address, and connection
+/// tracking would lead that node's own packets astray for as long as they come.
+fn for_a_third(family: Family) -> Vec<Rule> {
+    vec![Rule {
+        matches: vec![
+            Match::Link(Side::Source, named(MESH_LINK)),
+            Match::InSet(Side::Destination, mesh(family)),
+            Match::NotInSet(Side::Destination, own(family)),
+        ],
+        action: Action::Drop,
+    }]
 }
 
 /// By the routes, which lead to each pod over its own link alone: so this holds for a link the
@@ -286,6 +303,11 @@ mod tests {
 		type filter hook prerouting priority -300; policy accept;
 		iifname "weft*" iifname != "weft0" meta nfproto ipv4 fib saddr . iif oif missing counter drop
 		iifname "weft*" iifname != "weft0" ip6 saddr != fe80::/10 fib saddr . iif oif missing counter drop
+	}
+	chain guard_transit {
+		type filter hook prerouting priority -300; policy accept;
+		iifname "weft0" ip daddr @mesh4 ip daddr != @own4 counter drop
+		iifname "weft0" ip6 daddr @mesh6 ip6 daddr != @own6 counter drop
 	}
 	chain clamp {
 		type filter hook forward priority -150; policy accept;

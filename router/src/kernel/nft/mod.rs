@@ -19,7 +19,7 @@ use std::io;
 
 use netlink_packet_core::NetlinkMessage;
 
-pub(crate) use mesh::{GUARD_IN, GUARD_OUT, GUARD_PODS};
+pub(crate) use mesh::{GUARD_IN, GUARD_OUT, GUARD_PODS, GUARD_TRANSIT};
 pub use mesh::{Ranges, mesh_ruleset};
 pub use ports::Published;
 pub(crate) use ports::missing;

@@ -8,7 +8,7 @@ use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use super::encode::{DELETE_TABLE, GET_CHAIN, GET_RULE, GET_TABLE, NEW_CHAIN, NEW_TABLE, message};
 use super::ruleset::{BaseSeen, ChainPrint, Fingerprint, base_text};
 use super::wire::{Attributes, Message};
-use super::{GUARD_IN, GUARD_OUT, GUARD_PODS, Nftnetlink, TABLE};
+use super::{GUARD_IN, GUARD_OUT, GUARD_PODS, GUARD_TRANSIT, Nftnetlink, TABLE};
 use crate::kernel::socket::messages;
 
 const INET: u8 = libc::NFPROTO_INET as u8;
@@ -102,6 +102,7 @@ pub(crate) fn guarded(netlink: &mut Nftnetlink) -> io::Result<BTreeMap<&'static 
         let what = match (attributes.text(1)?, attributes.text(2)?) {
             (TABLE, GUARD_IN) => "arrived_in_the_clear",
             (TABLE, GUARD_OUT) => "leaving_in_the_clear",
+            (TABLE, GUARD_TRANSIT) => "for_another_node",
             (TABLE, GUARD_PODS) => "not_the_pods_own_source",
             _ => return None,
         };
