@@ -38,7 +38,7 @@ use call::Call;
 use keeper::Orders;
 use layout::Layout;
 pub use options::{Cni, Dns, Family, Options, Profile, Proxy};
-pub use shared::{for_tests, of_tests};
+pub use shared::{Shared, for_tests, of_tests};
 pub use upstream::Upstream;
 pub use weft::{Built, build};
 

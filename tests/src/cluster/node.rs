@@ -214,12 +214,14 @@ impl ClusterNode {
         Ok(())
     }
 
-    /// Names the daemons that have ended by themselves.
+    /// Names the daemons that have ended by themselves, with their last words.
     pub(super) fn ended(&mut self) -> Result<Vec<String>> {
         let mut ended = Vec::new();
         for (name, process) in &mut self.daemons {
             if let Some(status) = process.ended()? {
-                ended.push(format!("{name} of {} ({status})", self.node.name()));
+                let words = last_words(&self.logs.join(format!("{name}.log")));
+                let node = self.node.name();
+                ended.push(format!("{name} of {node} ({status}):\n{words}"));
             }
         }
         Ok(ended)
@@ -296,4 +298,12 @@ impl ClusterNode {
         self.group.child("system").add(child.id())?;
         Ok(child)
     }
+}
+
+/// The end of a log.
+fn last_words(log: &Path) -> String {
+    const LINES: usize = 5;
+    let text = fs::read_to_string(log).unwrap_or_else(|error| error.to_string());
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LINES)..].join("\n")
 }

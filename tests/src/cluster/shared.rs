@@ -35,7 +35,7 @@ const PROGRAMS: [&str; 13] = [
 ///
 /// # Errors
 /// As [`Cluster::up`].
-pub fn for_tests() -> Result<Option<Cluster>> {
+pub fn for_tests() -> Result<Option<Shared>> {
     if lacking().is_some() || std::env::var_os(VARIABLE).is_some() {
         return Ok(None);
     }
@@ -44,7 +44,22 @@ pub fn for_tests() -> Result<Option<Cluster>> {
         ..Options::default()
     };
     let mut say = |what: &str| eprintln!("cluster: {what}");
-    Cluster::up(&root().join(OF_TESTS), options, Lifetime::Owner, &mut say).map(Some)
+    Cluster::up(&root().join(OF_TESTS), options, Lifetime::Owner, &mut say)
+        .map(|cluster| Some(Shared(cluster)))
+}
+
+/// The cluster that the tests of a file share. At its end it names the daemons that ended by
+/// themselves meanwhile, since whoever reads of a test that failed wants to know.
+#[derive(Debug)]
+pub struct Shared(Cluster);
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let ended = self.0.status().map(|status| status.ended);
+        for daemon in ended.into_iter().flatten() {
+            eprintln!("cluster: has ended by itself: {daemon}");
+        }
+    }
 }
 
 /// The cluster of the tests, for one of them.

@@ -227,10 +227,10 @@ impl Standing {
         let known = self.disks.join(name).join("disk/lib/containerd").exists();
         let mut node = ClusterNode::on(&machine, (&self.wan, &self.segment), name, host)?;
         node.start_containerd()?;
-        if !known {
-            for mut import in node.import(&self.images)? {
-                finished(&mut import)?;
-            }
+        // A kubelet that finds no runtime ends, and here nobody starts it again.
+        let images = if known { &[] } else { &self.images[..] };
+        for mut import in node.import(images)? {
+            finished(&mut import)?;
         }
         self.nodes.insert(name.to_owned(), node);
         let names = [name.to_owned()];
