@@ -221,7 +221,8 @@ fn carries_everything(a: &Mesh, b: &Mesh) {
         let status = mesh.status();
         let peer = &status.peers[&other.key()];
         assert!(peer.last_handshake.is_some());
-        assert!(peer.rx_bytes > 30_000 && peer.tx_bytes > 30_000, "{peer:?}");
+        // Of 4 MB one way, little but acknowledgements comes back.
+        assert!(peer.rx_bytes > 3_000 && peer.tx_bytes > 3_000, "{peer:?}");
         // The host looks for routers on every link.
         let lost = status.drops.keys().find(|reason| **reason != "multicast");
         assert_eq!(lost, None, "{:?}", status.drops);

@@ -32,6 +32,22 @@ impl<T> AllowedIps<T> {
         };
     }
 
+    /// Whoever holds this very prefix.
+    pub(super) fn holder(&self, prefix: IpNet) -> Option<&T> {
+        match prefix.trunc() {
+            IpNet::V4(prefix) => self.v4.get(&prefix),
+            IpNet::V6(prefix) => self.v6.get(&prefix),
+        }
+    }
+
+    /// Takes the prefix from whoever holds it.
+    pub(super) fn remove(&mut self, prefix: IpNet) {
+        match prefix.trunc() {
+            IpNet::V4(prefix) => self.v4.remove(&prefix),
+            IpNet::V6(prefix) => self.v6.remove(&prefix),
+        };
+    }
+
     /// Keeps the prefixes of which `keep` says so.
     pub(super) fn retain(&mut self, mut keep: impl FnMut(IpNet, &T) -> bool) {
         self.v4

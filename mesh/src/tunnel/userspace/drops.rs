@@ -10,6 +10,8 @@ pub(super) enum Drop {
     NoPeer,
     /// From the host, for many at once: a tunnel reaches one.
     Multicast,
+    /// From the host, while the device has no key.
+    NoKey,
     /// From the host, and neither IPv4 nor IPv6.
     NotIp,
     /// For a peer that has no endpoint yet.
@@ -44,12 +46,15 @@ pub(super) enum Drop {
     SourceNotAllowed,
     /// Authenticated, from an underlay address that lies inside the mesh.
     EndpointInMesh,
+    /// Authenticated, from a sender that does not react to congestion, which its datagram met.
+    Congested,
 }
 
 impl Drop {
-    const ALL: [(Self, &'static str); 19] = [
+    const ALL: [(Self, &'static str); 21] = [
         (Self::NoPeer, "no_peer"),
         (Self::Multicast, "multicast"),
+        (Self::NoKey, "no_key"),
         (Self::NotIp, "not_ip"),
         (Self::NoEndpoint, "no_endpoint"),
         (Self::QueueFull, "queue_full"),
@@ -67,6 +72,7 @@ impl Drop {
         (Self::InnerNotIp, "inner_not_ip"),
         (Self::SourceNotAllowed, "source_not_allowed"),
         (Self::EndpointInMesh, "endpoint_in_mesh"),
+        (Self::Congested, "congested"),
     ];
 }
 

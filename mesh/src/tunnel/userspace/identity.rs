@@ -9,9 +9,13 @@ use crate::{PrivateKey, PublicKey};
 
 /// The device's own key, and what is computed from it once.
 pub(super) struct Identity {
+    pub(super) private: PrivateKey,
     pub(super) secret: x25519::StaticSecret,
     pub(super) public: x25519::PublicKey,
     pub(super) key: PublicKey,
+    /// Stands in for a key that the device has not been given yet: nobody knows it, and nothing is
+    /// sent or taken by it.
+    pub(super) is_stand_in: bool,
     /// Checks `mac1` and bounds the handshakes of the whole device.
     pub(super) limiter: RateLimiter,
     /// boringtun counts again in each peer's protocol; it was counted already.
@@ -29,8 +33,17 @@ impl Identity {
             limiter: RateLimiter::new(&public, Self::HANDSHAKES),
             uncounted: Arc::new(RateLimiter::new(&public, u64::MAX)),
             key: PublicKey::from_bytes(*public.as_bytes()),
+            is_stand_in: false,
+            private: private.clone(),
             secret,
             public,
         }
+    }
+
+    pub(super) fn stand_in() -> Result<Self, getrandom::Error> {
+        Ok(Self {
+            is_stand_in: true,
+            ..Self::new(&PrivateKey::generate()?)
+        })
     }
 }

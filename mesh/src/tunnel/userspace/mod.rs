@@ -2,52 +2,59 @@
 //! them, and boringtun as the protocol engine. It sets neither addresses nor MTU nor routes.
 
 mod allowed_ips;
-mod control;
+mod checksum;
+mod coalesce;
+mod configure;
 mod drops;
+mod ecn;
 mod engine;
-#[cfg(test)]
-mod engine_tests;
 mod identity;
+mod incoming;
+#[cfg(test)]
+mod offload_tests;
+mod outgoing;
 mod queue;
+mod segment;
 mod session;
 mod table;
 mod tun;
+mod uapi;
 mod udp;
+mod update;
+mod vnet;
 mod wire;
 mod worker;
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
-use self::engine::{Engine, SCRATCH};
-use self::identity::Identity;
-use self::session::Session;
-use self::table::{Peer, Table};
-use self::tun::Tun;
-use self::udp::Udp;
-use self::worker::{Shared, Workers};
+use self::configure::Device;
+use self::engine::Engine;
+use self::tun::{Hold, Options, Tun};
+use self::update::Update;
+use self::worker::{Deleted, Shared, Workers};
 use super::{Tunnel, TunnelError};
-use crate::device::{Change, DeviceStatus, PeerConfig, PeerStatus};
-use crate::{PrivateKey, PublicKey};
+use crate::device::{Change, DeviceStatus};
+
+pub use uapi::Access;
+
+/// Where `wg` looks for devices that are not the kernel's.
+pub const SOCKETS: &str = "/var/run/wireguard";
+
+/// Threads that read the TUN, where there are as many processors.
+const MOST_QUEUES: usize = 4;
 
 /// A WireGuard device in this process. Dropping it ends its threads and leaves the TUN in place,
 /// where routes over it keep packets from leaving in the clear.
 pub struct UserspaceTunnel {
-    shared: Arc<Shared>,
-    control: Mutex<Control>,
-}
-
-/// What changes of the device touch one at a time.
-struct Control {
-    fwmark: u32,
-    /// The readers of the UDP sockets, replaced with the port.
-    udp: Option<Workers>,
-    _tun: Workers,
+    device: Arc<Device>,
+    /// Who asks by WireGuard's own protocol is answered.
+    server: Mutex<Option<uapi::Server>>,
 }
 
 impl UserspaceTunnel {
@@ -58,246 +65,102 @@ impl UserspaceTunnel {
     /// Without `/dev/net/tun` or the privilege to make a TUN; when another process is attached to
     /// the link; when a link of this name is no TUN.
     pub fn open(link: &str) -> Result<Self, TunnelError> {
+        Self::open_with(link, true)
+    }
+
+    /// The same with a TUN that goes with the process.
+    ///
+    /// # Errors
+    /// As [`UserspaceTunnel::open`].
+    pub fn open_for_process(link: &str) -> Result<Self, TunnelError> {
+        Self::open_with(link, false)
+    }
+
+    /// Waits until somebody deletes the link of a tunnel that was opened for this process.
+    pub fn wait_deleted(&self) {
+        self.device.shared.deleted.wait();
+    }
+
+    fn open_with(link: &str, persistent: bool) -> Result<Self, TunnelError> {
         let io = |source| TunnelError::Io {
             act: format!("start the threads of {link}"),
             source,
         };
+        let queues = thread::available_parallelism().map_or(1, usize::from);
+        let options = Options {
+            queues: queues.min(MOST_QUEUES),
+            persistent,
+        };
+        let hold = Hold::take(link)?;
+        let tun = Tun::open(link, options)?;
+        let queues = tun.queues();
         let shared = Arc::new(Shared {
             link: link.to_owned(),
+            _hold: hold,
+            options,
+            deleted: Deleted::default(),
             engine: Engine::default(),
-            tun: ArcSwap::from_pointee(Tun::open(link)?),
+            tun: ArcSwap::from_pointee(tun),
             udp: ArcSwapOption::empty(),
         });
         let mut workers = Workers::new().map_err(io)?;
-        workers
-            .start("weft-tun", &shared, worker::read_tun)
-            .map_err(io)?;
+        for queue in 0..queues {
+            let read = move |shared: &Shared, stop: &worker::Stop| {
+                worker::read_tun(queue, shared, stop);
+            };
+            workers.start("weft-tun", &shared, read).map_err(io)?;
+        }
         workers
             .start("weft-timer", &shared, worker::keep_time)
             .map_err(io)?;
-        let control = Control {
-            fwmark: 0,
-            udp: None,
-            _tun: workers,
-        };
         Ok(Self {
-            shared,
-            control: Mutex::new(control),
+            device: Arc::new(Device::new(shared, workers)),
+            server: Mutex::new(None),
         })
     }
 
-    fn apply_now(&self, changes: &[Change]) -> Result<(), TunnelError> {
-        let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
-        // One snapshot for all changes: readers see none of them or all.
-        let mut table = Table::clone(&self.shared.engine.table.load());
-        let mut result = Ok(());
-        let mut kicks = Vec::new();
-        for change in changes {
-            let done = match change {
-                Change::SetDevice {
-                    private_key,
-                    listen_port,
-                    fwmark,
-                } => self
-                    .set_key(&mut table, private_key)
-                    .and_then(|()| self.set_sockets(&mut control, *listen_port, *fwmark)),
-                Change::SetPeer { public_key, config } => {
-                    self.set_peer(&mut table, *public_key, config, &mut kicks)
-                }
-                Change::RemovePeer { public_key } => {
-                    table.remove(public_key);
-                    Ok(())
-                }
-            };
-            result = result.and(done);
-        }
-        self.shared.engine.table.store(Arc::new(table));
-        self.kick(kicks);
-        result
+    /// Listens on a UDP port that is free, until one is chosen.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn listen(&self) -> Result<(), TunnelError> {
+        self.device.update(Update {
+            listen_port: Some(0),
+            ..Update::default()
+        })
     }
 
-    fn set_key(&self, table: &mut Table, private_key: &PrivateKey) -> Result<(), TunnelError> {
-        let key = private_key.public_key();
-        if table
-            .identity
-            .as_ref()
-            .is_some_and(|identity| identity.key == key)
-        {
-            return Ok(());
-        }
-        let identity = Arc::new(Identity::new(private_key));
-        table.remove(&key);
-        let peers: Vec<_> = table.peers.values().cloned().collect();
-        for peer in peers {
-            let index = self.free_index(table)?;
-            peer.lock().session.set_identity(&identity, peer.key, index);
-            table.index(&peer);
-        }
-        table.identity = Some(identity);
-        Ok(())
+    /// Answers WireGuard's cross-platform configuration protocol on the unix socket `LINK.sock` in
+    /// `dir`, which is made; `wg` looks in [`SOCKETS`]. Only root may connect.
+    ///
+    /// # Errors
+    /// When the socket cannot be made there, or another process answers on it.
+    pub fn serve(&self, dir: &Path, access: Access) -> io::Result<PathBuf> {
+        let path = dir.join(format!("{}.sock", self.device.shared.link));
+        let server = uapi::Server::start(&self.device, &path, access)?;
+        *self.server() = Some(server);
+        Ok(path)
     }
 
-    fn set_sockets(
-        &self,
-        control: &mut Control,
-        port: u16,
-        fwmark: u32,
-    ) -> Result<(), TunnelError> {
-        if let Some(udp) = &*self.shared.udp.load()
-            && udp.port == port
-        {
-            if control.fwmark != fwmark {
-                udp.set_mark(fwmark);
-                control.fwmark = fwmark;
-            }
-            return Ok(());
-        }
-        let io = |source| TunnelError::Io {
-            act: "start the UDP readers".to_owned(),
-            source,
-        };
-        let udp = Arc::new(Udp::bind(port, fwmark)?);
-        let mut workers = Workers::new().map_err(io)?;
-        for socket in udp.sockets() {
-            let socket = socket.try_clone().map_err(io)?;
-            let read = move |shared: &Shared, stop: &worker::Stop| {
-                worker::read_udp(&socket, shared, stop);
-            };
-            workers.start("weft-udp", &self.shared, read).map_err(io)?;
-        }
-        self.shared.udp.store(Some(udp));
-        control.udp = Some(workers);
-        control.fwmark = fwmark;
-        Ok(())
+    /// Answers no more, and takes the socket away.
+    pub fn stop_serving(&self) {
+        drop(self.server().take());
     }
 
-    fn set_peer(
-        &self,
-        table: &mut Table,
-        key: PublicKey,
-        config: &PeerConfig,
-        kicks: &mut Vec<(Arc<Peer>, Kick)>,
-    ) -> Result<(), TunnelError> {
-        let identity = table
-            .identity
-            .clone()
-            .ok_or_else(|| self.refused("a peer was set before the device's key"))?;
-        if identity.key == key {
-            return Err(self.refused("a peer has the device's own key"));
-        }
-        let now = Instant::now();
-        let preshared = config.preshared_key.as_ref();
-        let peer = if let Some(peer) = table.peers.get(&key) {
-            Arc::clone(peer)
-        } else {
-            let index = self.free_index(table)?;
-            let session = Session::new(&identity, key, index, preshared.cloned(), now);
-            Arc::new(Peer::new(key, session))
-        };
-        let mut state = peer.lock();
-        if state.session.preshared() != preshared {
-            let index = self.free_index(table)?;
-            state
-                .session
-                .set_preshared(&identity, key, index, preshared.cloned(), now);
-        }
-        let moved = config.endpoint.is_some() && config.endpoint != state.endpoint;
-        if moved {
-            state.endpoint = config.endpoint;
-            state.local = None;
-        }
-        let keepalive = config.persistent_keepalive.filter(|&seconds| seconds > 0);
-        if keepalive.is_some() && keepalive != state.session.keepalive() {
-            kicks.push((Arc::clone(&peer), Kick::KeepAlive));
-        } else if moved {
-            kicks.push((Arc::clone(&peer), Kick::Moved));
-        }
-        state.session.set_keepalive(keepalive);
-        drop(state);
-
-        table.index(&peer);
-        let wanted = |prefix| config.allowed_ips.contains(&prefix);
-        table
-            .allowed_ips
-            .retain(|prefix, holder| !Arc::ptr_eq(holder, &peer) || wanted(prefix));
-        for &prefix in &config.allowed_ips {
-            table.allowed_ips.insert(prefix, Arc::clone(&peer));
-        }
-        table.peers.insert(key, peer);
-        Ok(())
-    }
-
-    /// Sends what the changes made due.
-    fn kick(&self, kicks: Vec<(Arc<Peer>, Kick)>) {
-        let mut scratch = vec![0; SCRATCH];
-        let now = Instant::now();
-        for (peer, kick) in kicks {
-            self.shared.engine.kick(
-                &peer,
-                &mut scratch,
-                now,
-                &*self.shared,
-                |state, out| match kick {
-                    Kick::KeepAlive => state.session.keep_alive(out, now),
-                    Kick::Moved => state.session.moved(out, now),
-                },
-            );
-        }
-    }
-
-    fn free_index(&self, table: &Table) -> Result<u32, TunnelError> {
-        table
-            .free_index()
-            .map_err(|error| self.refused(&format!("no random bytes: {error}")))
-    }
-
-    fn refused(&self, reason: &str) -> TunnelError {
-        TunnelError::Refused {
-            link: self.shared.link.clone(),
-            reason: reason.to_owned(),
-        }
+    fn server(&self) -> MutexGuard<'_, Option<uapi::Server>> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn status_now(&self) -> DeviceStatus {
-        let table = self.shared.engine.table.load();
-        let control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut peers: BTreeMap<_, _> = table
-            .peers
-            .values()
-            .map(|peer| (peer.key, peer_status(peer)))
-            .collect();
-        for (prefix, holder) in table.allowed_ips.iter() {
-            if let Some(peer) = peers.get_mut(&holder.key) {
-                peer.allowed_ips.insert(prefix);
-            }
-        }
+        let device = self.device.read();
+        let peers = device.peers.into_iter().map(|peer| (peer.key, peer.status));
         DeviceStatus {
-            public_key: table.identity.as_ref().map(|identity| identity.key),
-            listen_port: self.shared.udp.load().as_ref().map_or(0, |udp| udp.port),
-            fwmark: control.fwmark,
-            peers,
-            drops: self.shared.engine.drops.counted(),
+            public_key: device.private_key.map(|key| key.public_key()),
+            listen_port: device.listen_port,
+            fwmark: device.fwmark,
+            peers: peers.collect(),
+            drops: self.device.shared.engine.drops.counted(),
         }
-    }
-}
-
-/// What a change of a peer makes due at once.
-enum Kick {
-    KeepAlive,
-    Moved,
-}
-
-fn peer_status(peer: &Peer) -> PeerStatus {
-    let state = peer.lock();
-    PeerStatus {
-        endpoint: state.endpoint,
-        has_preshared_key: state.session.preshared().is_some(),
-        persistent_keepalive: state.session.keepalive(),
-        last_handshake: state.session.last_handshake(),
-        rx_bytes: peer.received.load(Relaxed),
-        tx_bytes: peer.sent.load(Relaxed),
-        send_error: peer.send_error().map(|error| error.to_string()),
-        ..PeerStatus::default()
     }
 }
 
@@ -307,18 +170,18 @@ impl Tunnel for UserspaceTunnel {
     }
 
     async fn apply(&self, changes: &[Change]) -> Result<(), TunnelError> {
-        self.apply_now(changes)
+        self.device.apply(changes)
     }
 
     fn link(&self) -> &str {
-        &self.shared.link
+        &self.device.shared.link
     }
 }
 
 impl fmt::Debug for UserspaceTunnel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UserspaceTunnel")
-            .field("link", &self.shared.link)
+            .field("link", &self.device.shared.link)
             .finish_non_exhaustive()
     }
 }

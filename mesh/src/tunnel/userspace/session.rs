@@ -40,6 +40,15 @@ pub(super) struct Now {
     pub(super) wall: SystemTime,
 }
 
+impl Now {
+    pub(super) fn read() -> Self {
+        Self {
+            instant: Instant::now(),
+            wall: SystemTime::now(),
+        }
+    }
+}
+
 /// What became of a packet for the peer.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Sealed {
@@ -313,6 +322,8 @@ impl Session {
             }
             (COOKIE, TunnResult::Done) => return Opened::Cookie,
             (DATA, TunnResult::Done) => Opened::Keepalive,
+            // boringtun believes a length that the header itself exceeds.
+            (DATA, TunnResult::WriteToTunnelV4(packet, _)) if packet.len() < 20 => Opened::NotIp,
             (DATA, TunnResult::WriteToTunnelV4(packet, source)) => {
                 Opened::Packet(packet.len(), source.into())
             }

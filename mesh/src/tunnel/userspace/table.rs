@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::allowed_ips::AllowedIps;
 use super::identity::Identity;
 use super::session::Session;
+use super::udp::Segmentation;
 use crate::PublicKey;
 
 /// A peer that was not heard for so long is answered from whichever address the routes choose.
@@ -18,7 +19,7 @@ const STICKY: Duration = Duration::from_secs(15);
 /// Who the peers are and how each is found.
 #[derive(Clone, Default)]
 pub(super) struct Table {
-    /// None until the device has its key; there are no peers before.
+    /// None until the device has a key or a peer; see [`Table::identity`].
     pub(super) identity: Option<Arc<Identity>>,
     pub(super) peers: HashMap<PublicKey, Arc<Peer>>,
     /// By the upper 24 bits of the receiver index on the wire.
@@ -27,6 +28,24 @@ pub(super) struct Table {
 }
 
 impl Table {
+    /// The device's key, if it was given one.
+    pub(super) fn identity(&self) -> Option<&Arc<Identity>> {
+        self.identity
+            .as_ref()
+            .filter(|identity| !identity.is_stand_in)
+    }
+
+    pub(super) fn set_identity(&mut self, identity: Arc<Identity>) {
+        self.identity = Some(identity);
+    }
+
+    /// Removes every peer.
+    pub(super) fn clear(&mut self) {
+        self.peers.clear();
+        self.by_index.clear();
+        self.allowed_ips = AllowedIps::default();
+    }
+
     /// A free index, unpredictable so that nobody off the path can guess one.
     pub(super) fn free_index(&self) -> Result<u32, getrandom::Error> {
         loop {
@@ -59,6 +78,11 @@ impl Table {
 pub(super) struct Peer {
     pub(super) key: PublicKey,
     state: Mutex<PeerState>,
+    /// Held from the sealing of data until it is sent, before the state: what is on the wire is in
+    /// the order of its counters.
+    order: Mutex<()>,
+    /// What is known of the way to its endpoint.
+    pub(super) way: Segmentation,
     /// Bytes of UDP payload, authentic ones only.
     pub(super) received: AtomicU64,
     pub(super) sent: AtomicU64,
@@ -102,10 +126,16 @@ impl Peer {
                 endpoint: None,
                 local: None,
             }),
+            order: Mutex::new(()),
+            way: Segmentation::default(),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             errno: AtomicI32::new(0),
         }
+    }
+
+    pub(super) fn order(&self) -> MutexGuard<'_, ()> {
+        self.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, PeerState> {

@@ -1,49 +1,132 @@
-//! The threads of the device: one reads the TUN, one each UDP socket, one keeps time. They only
+//! The threads of the device: one reads each queue of the TUN, one each UDP socket, one keeps time. They only
 //! move bytes between descriptors and the engine.
 
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use tracing::{info, warn};
 
-use super::drops::Drop;
-use super::engine::{Engine, LARGEST, Output, SCRATCH};
+use super::coalesce::Write;
+use super::engine::{Engine, Output, SCRATCH};
+use super::incoming::Incoming;
+use super::outgoing::{LARGEST, Outgoing};
 use super::session::Now;
 use super::table::Path;
-use super::tun::Tun;
-use super::udp::{self, Udp};
+use super::tun::{Hold, Options, Tun};
+use super::udp::{Receiver, Run, Segmentation, Udp};
 
 /// boringtun asks to be called four times a second.
 const TICK: Duration = Duration::from_millis(250);
 /// How often a TUN that was deleted is made again, and the pause after an unforeseen error.
 const RETRY: Duration = Duration::from_millis(500);
+/// A packet of this length is sent before the next is read: it is a whole system call's worth.
+const AT_ONCE: usize = 16 * 1024;
 
 /// What the threads share.
 pub(super) struct Shared {
     pub(super) link: String,
+    pub(super) _hold: Hold,
+    pub(super) options: Options,
+    pub(super) deleted: Deleted,
     pub(super) engine: Engine,
     pub(super) tun: ArcSwap<Tun>,
     pub(super) udp: ArcSwapOption<Udp>,
 }
 
 impl Output for Shared {
-    fn network(&self, datagram: &[u8], path: Path) -> io::Result<()> {
+    fn network(
+        &self,
+        runs: &[Run],
+        arena: &[u8],
+        path: Path,
+        way: &Segmentation,
+    ) -> io::Result<()> {
         match &*self.udp.load() {
-            Some(udp) => udp.send(datagram, path),
+            Some(udp) => udp.send(runs, arena, path, way),
             None => Err(io::ErrorKind::NotConnected.into()),
         }
     }
 
-    fn tunnel(&self, packet: &[u8]) -> io::Result<()> {
-        self.tun.load().write(packet)
+    fn tunnel(&self, write: &Write<'_>, arena: &[u8]) -> io::Result<()> {
+        self.tun.load().write(write, arena)
+    }
+}
+
+impl Shared {
+    /// Makes the deleted TUN again, once for all its readers; its addresses and routes are the
+    /// router's to restore. None when it is not wanted again, or the order to end came.
+    fn reopen(&self, old: &Arc<Tun>, stop: &Stop) -> Option<Arc<Tun>> {
+        let mut deleted = self.deleted.lock();
+        if !self.options.persistent {
+            deleted.set();
+            return None;
+        }
+        let present = self.tun.load_full();
+        if !Arc::ptr_eq(&present, old) {
+            return Some(present);
+        }
+        warn!(
+            link = self.link,
+            "the TUN device was deleted: making it again"
+        );
+        let mut said = false;
+        while !stop.is_raised() {
+            match Tun::open(&self.link, self.options) {
+                Ok(tun) => {
+                    info!(link = self.link, "the TUN device is back");
+                    let tun = Arc::new(tun);
+                    self.tun.store(Arc::clone(&tun));
+                    return Some(tun);
+                }
+                Err(error) if !said => {
+                    warn!(link = self.link, %error, "the TUN device cannot be made again yet");
+                    said = true;
+                }
+                Err(_) => {}
+            }
+            stop.wait(None, Some(RETRY));
+        }
+        None
+    }
+}
+
+/// Whether the TUN was deleted, for whoever waits for that. Its lock is for making it again, too.
+#[derive(Default)]
+pub(super) struct Deleted {
+    is_so: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Deleted {
+    fn lock(&self) -> DeletedGuard<'_> {
+        let is_so = self.is_so.lock().unwrap_or_else(PoisonError::into_inner);
+        DeletedGuard { is_so, of: self }
+    }
+
+    /// Waits for it.
+    pub(super) fn wait(&self) {
+        let is_so = self.is_so.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.changed.wait_while(is_so, |is_so| !*is_so));
+    }
+}
+
+struct DeletedGuard<'a> {
+    is_so: MutexGuard<'a, bool>,
+    of: &'a Deleted,
+}
+
+impl DeletedGuard<'_> {
+    fn set(&mut self) {
+        *self.is_so = true;
+        self.of.changed.notify_all();
     }
 }
 
@@ -112,34 +195,35 @@ impl Stop {
     }
 }
 
-fn now() -> Now {
-    Now {
-        instant: Instant::now(),
-        wall: SystemTime::now(),
-    }
-}
-
-/// Reads packets from the TUN until told to stop.
-pub(super) fn read_tun(shared: &Shared, stop: &Stop) {
-    let mut buffer = vec![0; LARGEST + 1];
-    let mut scratch = vec![0; SCRATCH];
+/// Reads packets from a queue of the TUN until told to stop.
+pub(super) fn read_tun(queue: usize, shared: &Shared, stop: &Stop) {
+    let mut buffer = vec![0; LARGEST];
+    let mut outgoing = Outgoing::default();
     let mut tun = shared.tun.load_full();
+    let mut now = Now::read();
     while !stop.is_raised() {
-        match tun.read(&mut buffer) {
-            Ok(len) => {
-                shared
-                    .engine
-                    .outbound(&mut buffer, len, &mut scratch, now(), shared);
+        match tun.read(queue, &mut buffer) {
+            Ok((vnet, len)) => {
+                if outgoing.is_empty() {
+                    now = Now::read();
+                }
+                let engine = &shared.engine;
+                engine.outbound(vnet, &mut buffer[..len], &mut outgoing, now, shared);
+                if len >= AT_ONCE {
+                    engine.send_staged(&mut outgoing, now, shared);
+                }
             }
             Err(error) => match Errno::from_io_error(&error) {
-                Some(Errno::AGAIN) => stop.wait(Some(tun.as_fd()), None),
+                Some(Errno::AGAIN) if !outgoing.is_empty() => {
+                    shared.engine.send_staged(&mut outgoing, now, shared);
+                }
+                Some(Errno::AGAIN) => stop.wait(Some(tun.queue(queue)), None),
                 Some(Errno::INTR) => {}
                 // Somebody deleted the link.
-                Some(Errno::BADFD) => {
-                    if let Some(again) = reopen(shared, stop) {
-                        tun = again;
-                    }
-                }
+                Some(Errno::BADFD) => match shared.reopen(&tun, stop) {
+                    Some(again) => tun = again,
+                    None => return,
+                },
                 // EIO: the link is down.
                 _ => stop.wait(None, Some(RETRY)),
             },
@@ -147,50 +231,25 @@ pub(super) fn read_tun(shared: &Shared, stop: &Stop) {
     }
 }
 
-/// Makes the deleted TUN again; its addresses and routes are the router's to restore.
-fn reopen(shared: &Shared, stop: &Stop) -> Option<Arc<Tun>> {
-    warn!(
-        link = shared.link,
-        "the TUN device was deleted: making it again"
-    );
-    let mut said = false;
-    while !stop.is_raised() {
-        match Tun::open(&shared.link) {
-            Ok(tun) => {
-                info!(link = shared.link, "the TUN device is back");
-                let tun = Arc::new(tun);
-                shared.tun.store(Arc::clone(&tun));
-                return Some(tun);
-            }
-            Err(error) if !said => {
-                warn!(link = shared.link, %error, "the TUN device cannot be made again yet");
-                said = true;
-            }
-            Err(_) => {}
-        }
-        stop.wait(None, Some(RETRY));
-    }
-    None
-}
-
 /// Reads datagrams from one socket until told to stop.
 pub(super) fn read_udp(socket: &UdpSocket, shared: &Shared, stop: &Stop) {
-    let mut buffer = vec![0; LARGEST];
-    let mut scratch = vec![0; SCRATCH];
+    let mut receiver = Receiver::new();
+    let mut incoming = Incoming::default();
     while !stop.is_raised() {
-        match udp::receive(socket, &mut buffer) {
-            Ok((len, arrived)) => {
-                let datagram = &buffer[..len];
-                shared
-                    .engine
-                    .inbound(datagram, arrived, &mut scratch, now(), shared);
+        match receiver.receive(socket) {
+            Ok(messages) => {
+                let now = Now::read();
+                incoming.offloads = shared.tun.load().offloads();
+                for received in (0..messages).filter_map(|at| receiver.message(at)) {
+                    shared.engine.inbound(&received, &mut incoming, now, shared);
+                }
+                shared.engine.deliver(&mut incoming, now, shared);
             }
             Err(error) => match Errno::from_io_error(&error) {
                 Some(Errno::AGAIN) => stop.wait(Some(socket.as_fd()), None),
                 Some(Errno::INTR) => {}
                 // A pending ICMP error is reported once.
-                Some(_) => stop.wait(Some(socket.as_fd()), Some(RETRY)),
-                None => shared.engine.drops.count(Drop::NotWireguard),
+                _ => stop.wait(Some(socket.as_fd()), Some(RETRY)),
             },
         }
     }
@@ -200,7 +259,7 @@ pub(super) fn read_udp(socket: &UdpSocket, shared: &Shared, stop: &Stop) {
 pub(super) fn keep_time(shared: &Shared, stop: &Stop) {
     let mut scratch = vec![0; SCRATCH];
     while !stop.is_raised() {
-        shared.engine.tick(&mut scratch, now(), shared);
+        shared.engine.tick(&mut scratch, Now::read(), shared);
         stop.wait(None, Some(TICK));
     }
 }

@@ -10,10 +10,15 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::engine::{Engine, LARGEST, Output, SCRATCH};
-use super::identity::Identity;
-use super::session::{Now, Session};
-use super::table::{Path, Peer, Table};
+use super::super::coalesce::Write;
+use super::super::identity::Identity;
+use super::super::incoming::Incoming;
+use super::super::outgoing::Outgoing;
+use super::super::session::{Now, Session};
+use super::super::table::{Path, Peer, Table};
+use super::super::udp::{Received, Run, Segmentation};
+use super::super::vnet::Vnet;
+use super::{Engine, Output, SCRATCH};
 use crate::endpoint::TRY as PACE;
 use crate::{PresharedKey, PrivateKey};
 
@@ -25,16 +30,29 @@ struct Kept {
 }
 
 impl Output for Kept {
-    fn network(&self, datagram: &[u8], path: Path) -> io::Result<()> {
-        self.datagrams
-            .lock()
-            .unwrap()
-            .push_back((datagram.to_vec(), path.remote));
+    fn network(
+        &self,
+        runs: &[Run],
+        arena: &[u8],
+        path: Path,
+        _way: &Segmentation,
+    ) -> io::Result<()> {
+        let mut kept = self.datagrams.lock().unwrap();
+        for run in runs {
+            let bytes = &arena[run.start..run.start + run.len];
+            for datagram in bytes.chunks(run.size) {
+                kept.push_back((datagram.to_vec(), path.remote));
+            }
+        }
         Ok(())
     }
 
-    fn tunnel(&self, packet: &[u8]) -> io::Result<()> {
-        self.packets.lock().unwrap().push(packet.to_vec());
+    fn tunnel(&self, write: &Write<'_>, arena: &[u8]) -> io::Result<()> {
+        let mut packet = Vec::new();
+        for (start, len) in write.pieces() {
+            packet.extend_from_slice(&arena[start..start + len]);
+        }
+        self.packets.lock().unwrap().push(packet);
         Ok(())
     }
 }
@@ -95,27 +113,31 @@ impl Node {
     }
 
     fn tell(&self, packet: &[u8]) {
-        let mut buffer = vec![0xee; LARGEST];
-        buffer[..packet.len()].copy_from_slice(packet);
-        self.engine.outbound(
-            &mut buffer,
-            packet.len(),
-            &mut vec![0; SCRATCH],
-            self.now(),
-            &self.out,
-        );
+        let (mut packet, mut outgoing) = (packet.to_vec(), Outgoing::default());
+        let (vnet, now) = (Vnet::default(), self.now());
+        self.engine
+            .outbound(vnet, &mut packet, &mut outgoing, now, &self.out);
+        self.engine.send_staged(&mut outgoing, now, &self.out);
     }
 
     fn hear(&self, datagram: &[u8], source: SocketAddr) {
         self.hear_at(datagram, source, self.now());
     }
+
     fn hear_at(&self, datagram: &[u8], source: SocketAddr, now: Now) {
-        let arrived = Path {
-            remote: source,
-            local: None,
+        let received = Received {
+            bytes: datagram,
+            size: datagram.len().max(1),
+            path: Path {
+                remote: source,
+                local: None,
+            },
+            class: 0,
         };
+        let mut incoming = Incoming::default();
         self.engine
-            .inbound(datagram, arrived, &mut vec![0; SCRATCH], now, &self.out);
+            .inbound(&received, &mut incoming, now, &self.out);
+        self.engine.deliver(&mut incoming, now, &self.out);
     }
 
     fn sent(&self) -> Option<(Vec<u8>, SocketAddr)> {

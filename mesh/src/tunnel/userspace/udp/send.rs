@@ -1,0 +1,164 @@
+//! Sending: datagrams that lie one after another leave in one system call, cut apart by the kernel
+//! (`UDP_SEGMENT`) where the way takes that.
+
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use rustix::io::Errno;
+use socket2::SockAddr;
+use tracing::info;
+
+use super::control::Control;
+use crate::tunnel::userspace::table::Path;
+
+/// The most that one call carries, and the most datagrams of one message (the kernel's
+/// UDP_MAX_SEGMENTS before 6.9).
+pub(in crate::tunnel::userspace) const MOST_BYTES: usize = 65_507;
+pub(in crate::tunnel::userspace) const MOST_SEGMENTS: usize = 64;
+/// Messages of one system call.
+const MESSAGES: usize = 16;
+
+/// Datagrams that lie one after another: all of `size` bytes, the last maybe shorter. At most
+/// [`MOST_BYTES`] and [`MOST_SEGMENTS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::tunnel::userspace) struct Run {
+    pub(in crate::tunnel::userspace) start: usize,
+    pub(in crate::tunnel::userspace) len: usize,
+    pub(in crate::tunnel::userspace) size: usize,
+    /// Type of service or traffic class.
+    pub(in crate::tunnel::userspace) class: u8,
+}
+
+impl Run {
+    /// The datagrams one by one.
+    fn apart(self) -> impl Iterator<Item = Self> {
+        let end = self.start + self.len;
+        (self.start..end)
+            .step_by(self.size.max(1))
+            .map(move |start| {
+                let len = self.size.min(end - start);
+                Self {
+                    start,
+                    len,
+                    size: len,
+                    ..self
+                }
+            })
+    }
+}
+
+/// What is known of a way: up to which size the kernel cuts datagrams for it.
+#[derive(Debug)]
+pub(in crate::tunnel::userspace) struct Segmentation(AtomicU32);
+
+impl Default for Segmentation {
+    fn default() -> Self {
+        Self(AtomicU32::new(u32::MAX))
+    }
+}
+
+impl Segmentation {
+    fn takes(&self, size: usize) -> bool {
+        (size as u32) < self.0.load(Relaxed)
+    }
+
+    fn refused(&self, size: usize) {
+        self.0.fetch_min(size as u32, Relaxed);
+    }
+
+    /// The way may have changed.
+    pub(in crate::tunnel::userspace) fn forget(&self) {
+        if self.0.load(Relaxed) != u32::MAX {
+            self.0.store(u32::MAX, Relaxed);
+        }
+    }
+}
+
+/// Sends the runs in order. Goes on past what cannot be sent and returns the last error.
+pub(super) fn send(
+    socket: &UdpSocket,
+    runs: &[Run],
+    arena: &[u8],
+    path: Path,
+    way: &Segmentation,
+) -> io::Result<()> {
+    let mut result = Ok(());
+    let mut rest = runs;
+    while let Some(run) = rest.first() {
+        let whole = |run: &Run| run.len <= run.size || way.takes(run.size);
+        if !whole(run) {
+            for one in run.apart() {
+                result = result.and(some(socket, &[one], arena, path).map(drop));
+            }
+            rest = &rest[1..];
+            continue;
+        }
+        let fit = rest
+            .iter()
+            .take(MESSAGES)
+            .take_while(|run| whole(run))
+            .count();
+        match some(socket, &rest[..fit], arena, path) {
+            Ok(sent) => rest = &rest[sent..],
+            Err(error) => {
+                let is_cut = run.len > run.size;
+                match Errno::from_io_error(&error) {
+                    // A segment is longer than this way carries in one piece; or the network device
+                    // cannot make its checksum.
+                    Some(Errno::INVAL | Errno::MSGSIZE) if is_cut => way.refused(run.size),
+                    Some(Errno::IO) if is_cut => {
+                        info!(to = %path.remote, "the network device cuts no UDP: one by one");
+                        way.refused(0);
+                    }
+                    _ => {
+                        result = Err(error);
+                        rest = &rest[1..];
+                    }
+                }
+            }
+        }
+    }
+    result
+}
+
+/// Sends up to [`MESSAGES`] runs in one call; how many were.
+#[allow(unsafe_code)]
+fn some(socket: &UdpSocket, runs: &[Run], arena: &[u8], path: Path) -> io::Result<usize> {
+    let remote = SockAddr::from(path.remote);
+    let mut controls = [Control::default(); MESSAGES];
+    // SAFETY: all zero is a valid iovec and a valid mmsghdr, and musl's has private padding.
+    let mut parts: [libc::iovec; MESSAGES] = unsafe { std::mem::zeroed() };
+    // SAFETY: as above.
+    let mut messages: [libc::mmsghdr; MESSAGES] = unsafe { std::mem::zeroed() };
+    let count = runs.len().min(MESSAGES);
+    for (at, run) in runs[..count].iter().enumerate() {
+        let control = &mut controls[at];
+        if let Some(local) = path.local {
+            control.source(local);
+        }
+        if run.class != 0 {
+            control.class(path.remote.ip(), run.class);
+        }
+        if run.len > run.size {
+            control.segment(run.size as u16);
+        }
+        let bytes = &arena[run.start..run.start + run.len];
+        parts[at].iov_base = bytes.as_ptr().cast_mut().cast();
+        parts[at].iov_len = bytes.len();
+        let message = &mut messages[at].msg_hdr;
+        message.msg_name = remote.as_ptr().cast_mut().cast();
+        message.msg_namelen = remote.len();
+        message.msg_iov = &raw mut parts[at];
+        message.msg_iovlen = 1;
+        if !control.bytes().is_empty() {
+            message.msg_control = control.bytes().as_ptr().cast_mut().cast();
+            message.msg_controllen = control.bytes().len() as _;
+        }
+    }
+    // SAFETY: every pointer in the messages is to memory that outlives the call, with its size.
+    let sent =
+        unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count as u32, 0) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
