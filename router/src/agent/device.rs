@@ -1,6 +1,7 @@
 //! The tunnel's device, kept as the roster wants it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -8,6 +9,7 @@ use ipnet::IpNet;
 use tracing::{debug, info, warn};
 use weft_mesh::device::{Change, DeviceConfig, DeviceStatus};
 use weft_mesh::diff::diff;
+use weft_mesh::tunnel::userspace::{Access, SOCKETS};
 use weft_mesh::tunnel::{AnyTunnel, Tunnel};
 use weft_mesh::{PrivateKey, Roster};
 
@@ -78,6 +80,11 @@ impl Device {
         let (tunnel, reason) = AnyTunnel::open(self.config.tunnel, MESH_LINK)
             .map_err(|error| format!("no tunnel: {error}"))?;
         info!("{reason}");
+        if let AnyTunnel::Userspace(tunnel) = &tunnel
+            && let Err(error) = tunnel.serve(Path::new(SOCKETS), Access::ReadOnly)
+        {
+            warn!(%error, dir = SOCKETS, "`wg show` will not find {MESH_LINK}");
+        }
         self.tunnel = Some((tunnel, reason));
         self.probes.reopen();
         Ok(true)

@@ -1,4 +1,4 @@
-//! The command line: one file a command. All but `up`, `demo` and `cleanup` speak to the agent
+//! The command line: one file a command. All but `up`, `tunnel`, `demo` and `cleanup` speak to the agent
 //! over its control socket.
 
 mod attach;
@@ -6,6 +6,7 @@ mod cleanup;
 mod control;
 mod install;
 mod status;
+mod tunnel;
 mod up;
 
 use std::path::PathBuf;
@@ -50,6 +51,8 @@ enum Command {
     /// The mesh's names
     #[command(subcommand)]
     Dns(control::DnsCommand),
+    /// Run the userspace WireGuard engine alone, configured by `wg`
+    Tunnel(tunnel::TunnelArgs),
     /// Show a whole mesh at work in namespaces of its own, touching nothing on this host
     Demo(crate::demo::DemoArgs),
     /// Put the CNI plugin where the container runtime looks for plugins
@@ -67,7 +70,11 @@ pub fn main() -> ExitCode {
     if let Some(code) = crate::demo::helper() {
         return code;
     }
-    let cli = Cli::parse();
+    let cli = if called_as(tunnel::NAME) {
+        Cli::parse_from(tunnel::arguments())
+    } else {
+        Cli::parse()
+    };
     let socket = &cli.socket;
     let result = match cli.command {
         Command::Up(args) => up::run(*args, socket),
@@ -78,6 +85,10 @@ pub fn main() -> ExitCode {
         Command::Forget(args) => control::forget(&args, socket),
         Command::Token(command) => control::token(&command, socket),
         Command::Dns(command) => control::dns(&command, socket),
+        Command::Tunnel(args) => match tunnel::run(&args) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
         Command::Demo(args) => return crate::demo::run(args),
         Command::Install(args) => install::run(&args),
         Command::Cleanup(args) => cleanup::run(&args, socket),

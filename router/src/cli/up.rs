@@ -74,7 +74,7 @@ pub(super) fn run(args: UpArgs, socket: &Path) -> anyhow::Result<()> {
 /// The log's filter. boringtun calls each peer that is away an error, again and again, and kube each
 /// try of a server that is; `weft status` says the same once, so they are heard only where they are
 /// asked for by name.
-fn filter(log: &str) -> anyhow::Result<EnvFilter> {
+pub(super) fn filter(log: &str) -> anyhow::Result<EnvFilter> {
     let loud = ["boringtun", "kube_client"];
     let quiet = loud.iter().filter(|name| !log.contains(*name));
     let quiet: String = quiet.map(|name| format!(",{name}=off")).collect();

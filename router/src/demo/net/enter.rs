@@ -103,6 +103,7 @@ fn hide_the_host(name: &str) -> Result<PathBuf, NetError> {
         &dir,
         Path::new("/run/netns"),
         Path::new("/run/weft"),
+        Path::new("/run/wireguard"),
         Path::new("/run/lock"),
     ] {
         fs::create_dir_all(made).during(|| format!("make {}", made.display()))?;

@@ -1,4 +1,4 @@
-//! A node: a network namespace, its own view of `/run/weft`, and the commands run in both.
+//! A node: a network namespace, its own view of `/run/weft` and `/run/wireguard`, and the commands run in both.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -31,8 +31,11 @@ impl Node {
     pub fn new(base: &Path, name: &str) -> Result<Self, NetError> {
         let netns = Netns::new(name)?;
         let dir = base.join(name);
-        let run = dir.join("run");
-        fs::create_dir_all(&run).during(|| format!("make {}", run.display()))?;
+        let own = [("run", "/run/weft"), ("wireguard", "/run/wireguard")]
+            .map(|(own, seen)| (dir.join(own), seen));
+        for (own, _) in &own {
+            fs::create_dir_all(own).during(|| format!("make {}", own.display()))?;
+        }
         let mounts = on_a_thread(|| {
             unshare(UnshareFlags::NEWNS).during(|| format!("make mounts of {name}"))?;
             // Names given later are to be seen here; what is mounted here is nobody else's.
@@ -41,7 +44,9 @@ impl Node {
                 MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
             )
             .during(|| format!("separate the mounts of {name}"))?;
-            mount_bind(&run, "/run/weft").during(|| format!("mount /run/weft of {name}"))?;
+            for (own, seen) in &own {
+                mount_bind(own, *seen).during(|| format!("mount {seen} of {name}"))?;
+            }
             let mounts = fs::File::open("/proc/thread-self/ns/mnt")
                 .during(|| format!("open the mounts of {name}"))?;
             Ok(Arc::new(OwnedFd::from(mounts)))
