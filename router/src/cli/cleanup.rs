@@ -5,7 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
+use crate::host::MESH_LINK;
 use crate::kernel::Linux;
+
+/// `/var/run/wireguard` by the name that a link to `/run` does not lead out of `--root`.
+const SOCKETS: &str = "/run/wireguard";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct CleanupArgs {
@@ -75,6 +79,11 @@ pub(super) fn run(args: &CleanupArgs, socket: &Path) -> anyhow::Result<()> {
         )),
     }
 
+    let sockets = on_host(Path::new(SOCKETS));
+    if remove_tunnel_socket(&sockets) {
+        done.push(format!("removed {}/{MESH_LINK}.sock", sockets.display()));
+    }
+
     let state_dir = on_host(&args.state_dir);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -103,4 +112,13 @@ pub(super) fn run(args: &CleanupArgs, socket: &Path) -> anyhow::Result<()> {
         println!("removed {}", state_dir.display());
     }
     Ok(())
+}
+
+/// Whether the socket that `wg show` asks was left there, by an agent that was killed. The directory
+/// goes with it where no other engine has a socket in it.
+fn remove_tunnel_socket(dir: &Path) -> bool {
+    let removed = std::fs::remove_file(dir.join(format!("{MESH_LINK}.sock"))).is_ok();
+    // It is not ours alone, and mostly not empty where it is not.
+    let _ = std::fs::remove_dir(dir);
+    removed
 }

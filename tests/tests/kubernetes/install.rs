@@ -59,7 +59,7 @@ fn traces(cluster: &Cluster, node: &str) -> Result<String> {
     const LOOK: &str = "ip -o link | grep -o 'weft[^:@]*'; \
          ip -4 route show table all proto 119; ip -6 route show table all proto 119; \
          nft list tables | grep weft; ip rule | grep -i weft; \
-         ls -d /var/lib/weft /run/weft/weft.sock /opt/cni/bin/weft-cni \
+         ls -d /var/lib/weft /run/weft/weft.sock /run/wireguard /opt/cni/bin/weft-cni \
              /etc/cni/net.d/05-weft.conflist 2>/dev/null; true";
     said(cluster.on_node(node, "sh")?.args(["-c", LOOK]))
 }
