@@ -22,7 +22,7 @@ const MESSAGES: usize = 16;
 
 /// Datagrams that lie one after another: all of `size` bytes, the last maybe shorter. At most
 /// [`MOST_BYTES`] and [`MOST_SEGMENTS`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::tunnel::userspace) struct Run {
     pub(in crate::tunnel::userspace) start: usize,
     pub(in crate::tunnel::userspace) len: usize,
@@ -89,9 +89,7 @@ pub(super) fn send(
     while let Some(run) = rest.first() {
         let whole = |run: &Run| run.len <= run.size || way.takes(run.size);
         if !whole(run) {
-            for one in run.apart() {
-                result = result.and(some(socket, &[one], arena, path).map(drop));
-            }
+            result = result.and(apart(socket, *run, arena, path));
             rest = &rest[1..];
             continue;
         }
@@ -119,6 +117,27 @@ pub(super) fn send(
                 }
             }
         }
+    }
+    result
+}
+
+/// Sends the run's datagrams as messages of their own, past those that cannot be sent.
+fn apart(socket: &UdpSocket, mut run: Run, arena: &[u8], path: Path) -> io::Result<()> {
+    let mut result = Ok(());
+    let mut pieces = [Run::default(); MESSAGES];
+    while run.len > 0 {
+        let mut count = 0;
+        for (slot, piece) in pieces.iter_mut().zip(run.apart()) {
+            *slot = piece;
+            count += 1;
+        }
+        let done = some(socket, &pieces[..count], arena, path).unwrap_or_else(|error| {
+            result = Err(error);
+            1
+        });
+        let bytes: usize = pieces[..done].iter().map(|piece| piece.len).sum();
+        run.start += bytes;
+        run.len -= bytes;
     }
     result
 }
