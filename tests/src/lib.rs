@@ -5,4 +5,5 @@ pub mod cnitool;
 pub mod guest;
 pub mod lab;
 pub mod runner;
+pub mod runtime;
 pub mod tools;

@@ -2,122 +2,16 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
-use serde_json::{Value, json};
-use weft_cni::api::{CniRequest, Empty, StatusRequest};
-use weft_router::control::ask_cni;
+use anyhow::Result;
+use serde_json::Value;
 use weft_tests::lab::{Lab, LabNode, ensure, eventually};
-use weft_tests::tools::tool;
+use weft_tests::runtime::{Cri, Networks, PATIENCE, prepare};
 
-use crate::image::{IMAGE, PAGE};
-use crate::runtime::{Containerd, SPACE};
-use crate::{PATIENCE, addresses, no_leases, prepare};
+use crate::{addresses, no_leases};
 
 const SERVE: &[&str] = &["httpd", "-f", "-p", "80", "-h", "/www"];
 const IDLE: &[&str] = &["sleep", "600"];
-
-/// `crictl` on a node.
-struct Cri {
-    runtime: Containerd,
-    crictl: PathBuf,
-    /// The node's name servers.
-    servers: Vec<IpAddr>,
-}
-
-impl Cri {
-    /// Once the node is ready for pods.
-    fn start(node: &LabNode, image: &Path, crictl: &Path) -> Result<Self> {
-        let runtime = Containerd::start(node, image)?;
-        eventually("the node is ready for pods", PATIENCE, || {
-            let network = "weft".to_owned();
-            let asked = CniRequest::Status(StatusRequest { network });
-            let Empty {} = ask_cni(&node.machine().socket(), asked, None)?;
-            Ok(())
-        })?;
-        Ok(Self {
-            runtime,
-            crictl: crictl.to_owned(),
-            servers: node.mesh_addresses()?,
-        })
-    }
-
-    fn run(&self, words: &[&str]) -> Result<String> {
-        let mut command = self.runtime.node().command(&self.crictl);
-        command
-            .arg("--runtime-endpoint")
-            .arg(format!("unix://{}", self.runtime.socket.display()))
-            .arg(format!("--timeout={}s", PATIENCE.as_secs()))
-            .args(words);
-        Ok(self.runtime.checked(&mut command)?.trim_end().to_owned())
-    }
-
-    /// A sandbox, its name servers as a kubelet would say them; its id.
-    fn pod(&self, name: &str) -> Result<String> {
-        let sandbox = self.sandbox(name)?;
-        self.run(&["runp", &sandbox])
-    }
-
-    fn sandbox(&self, name: &str) -> Result<String> {
-        let sandbox = json!({
-            "metadata": { "name": name, "namespace": "default", "uid": name, "attempt": 0 },
-            "hostname": name,
-            "log_directory": self.runtime.dir(),
-            "dns_config": { "servers": self.servers, "searches": ["weft.local"] },
-            "linux": { "cgroup_parent": format!("/{SPACE}") },
-        });
-        self.file(name, &sandbox)
-    }
-
-    /// A container of busybox in the pod of that name and id, started; its id.
-    fn container(&self, pod: (&str, &str), name: &str, words: &[&str]) -> Result<String> {
-        let words: Vec<&str> = [&["/bin/busybox"], words].concat();
-        let container = json!({
-            "metadata": { "name": name, "attempt": 0 },
-            "image": { "image": IMAGE },
-            "command": words,
-            "log_path": format!("{name}.log"),
-            "linux": {},
-        });
-        let sandbox = self.sandbox(pod.0)?;
-        let container = self.file(name, &container)?;
-        let id = self.run(&["create", pod.1, &container, &sandbox])?;
-        self.run(&["start", &id])?;
-        Ok(id)
-    }
-
-    /// What a program of busybox prints in a container.
-    fn exec(&self, container: &str, words: &[&str]) -> Result<String> {
-        self.run(&[&["exec", "--sync", container, "/bin/busybox"], words].concat())
-    }
-
-    /// The page at this host, as a container fetches it.
-    fn fetch(&self, container: &str, host: &str) -> Result<()> {
-        let url = format!("http://{host}/");
-        let what = format!("{url} is fetched");
-        eventually(&what, PATIENCE, || {
-            let page = self.exec(container, &["wget", "-q", "-O", "-", &url])?;
-            ensure(page == PAGE, format!("{page:?}"))
-        })
-    }
-
-    fn file(&self, name: &str, content: &Value) -> Result<String> {
-        let path = self.runtime.dir().join(format!("{name}.json"));
-        fs::write(&path, content.to_string())?;
-        Ok(path.display().to_string())
-    }
-
-    /// The addresses of a pod as a kubelet learns them.
-    fn addresses(&self, pod: &str) -> Result<Vec<IpAddr>> {
-        let said: Value = serde_json::from_str(&self.run(&["inspectp", "--output", "json", pod])?)?;
-        let network = &said["status"]["network"];
-        let more = network["additionalIps"].as_array().into_iter().flatten();
-        let all = [&network["ip"]].into_iter().chain(more.map(|ip| &ip["ip"]));
-        all.map(|ip| Ok(ip.as_str().with_context(|| format!("{network}"))?.parse()?))
-            .collect()
-    }
-}
 
 /// The pods' links of a node.
 fn links(node: &LabNode) -> Result<Vec<String>> {
@@ -143,12 +37,12 @@ fn in_url(address: IpAddr) -> String {
 }
 
 pub(super) fn pods_of_a_cri_runtime_reach_one_another_and_leave_nothing() -> Result<()> {
-    let crictl = tool("crictl")?;
     let image = prepare()?;
     let lab = Lab::new()?;
     let nodes = lab.mesh(&["a", "b"])?;
-    let a = Cri::start(&nodes[0], &image, &crictl)?;
-    let b = Cri::start(&nodes[1], &image, &crictl)?;
+    let networks = Networks::weft();
+    let a = Cri::start(&nodes[0], &image, &networks)?;
+    let b = Cri::start(&nodes[1], &image, &networks)?;
     let web = a.pod("web")?;
     let client = b.pod("client")?;
     let serve = a.container(("web", &web), "serve", SERVE)?;
@@ -189,12 +83,11 @@ pub(super) fn pods_of_a_cri_runtime_reach_one_another_and_leave_nothing() -> Res
 }
 
 pub(super) fn a_pod_stopped_while_the_agent_is_away_leaves_nothing() -> Result<()> {
-    let crictl = tool("crictl")?;
     let image = prepare()?;
     let lab = Lab::new()?;
     let mut node = lab.node("a")?;
     node.up(&[])?;
-    let cri = Cri::start(&node, &image, &crictl)?;
+    let cri = Cri::start(&node, &image, &Networks::weft())?;
     let pod = cri.pod("web")?;
     cri.container(("web", &pod), "serve", SERVE)?;
     node.kill()?;

@@ -4,18 +4,18 @@ use std::fs;
 
 use anyhow::Result;
 use weft_tests::lab::{Lab, ensure, eventually};
+use weft_tests::runtime::{Containerd, IMAGE, Networks, PAGE, PATIENCE, prepare};
 
-use crate::image::{IMAGE, PAGE};
-use crate::runtime::Containerd;
-use crate::{PATIENCE, addresses, no_leases, prepare};
+use crate::{addresses, no_leases};
 
 pub(super) fn a_container_fetches_a_page_from_another_node() -> Result<()> {
     let image = prepare()?;
     let lab = Lab::new()?;
     let nodes = lab.mesh(&["a", "b"])?;
+    let networks = Networks::weft();
     let runtimes = [
-        Containerd::start(&nodes[0], &image)?,
-        Containerd::start(&nodes[1], &image)?,
+        Containerd::start(&nodes[0], &image, &networks)?,
+        Containerd::start(&nodes[1], &image, &networks)?,
     ];
     let serve = ["/bin/busybox", "httpd", "-f", "-p", "80", "-h", "/www"];
     let mut web = runtimes[0].run("web", &serve)?;

@@ -3,19 +3,13 @@
 
 mod cri;
 mod ctr;
-mod image;
-mod runtime;
 
-use std::fs;
 use std::net::IpAddr;
-use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rustix::process::getuid;
-use weft_tests::lab::{LabNode, ensure, eventually, have};
+use weft_tests::lab::{LabNode, ensure, eventually};
 use weft_tests::lab_tests;
-use weft_tests::runner::skip;
+use weft_tests::runtime::PATIENCE;
 
 use cri::{
     a_pod_stopped_while_the_agent_is_away_leaves_nothing,
@@ -28,21 +22,6 @@ lab_tests!(
     pods_of_a_cri_runtime_reach_one_another_and_leave_nothing,
     a_pod_stopped_while_the_agent_is_away_leaves_nothing,
 );
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Makes the machine ready for containerds; the image that they run. Skips where none can run.
-fn prepare() -> Result<PathBuf> {
-    for program in ["containerd", "runc", "ctr", "busybox"] {
-        have(program)?;
-    }
-    let ids = fs::read_to_string("/proc/self/uid_map")?;
-    if !getuid().is_root() || ids.trim_end().ends_with(" 1") {
-        return skip("containerd needs the machine's root, not a user namespace's");
-    }
-    runtime::configure()?;
-    image::image()
-}
 
 /// The addresses that a container of a node was given, IPv4 first.
 fn addresses(node: &LabNode, container: &str) -> Result<Vec<IpAddr>> {

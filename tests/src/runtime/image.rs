@@ -1,16 +1,17 @@
-//! The one image of these tests, made by hand: there is no registry.
+//! The one image of the lab's containers, made by hand: there is no registry.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::lab::ensure;
 use anyhow::{Context, Result};
 use serde_json::json;
-use weft_tests::lab::ensure;
 
-pub(super) const IMAGE: &str = "localhost/busybox:1";
+/// Its name.
+pub const IMAGE: &str = "localhost/busybox:1";
 /// What its web server has to show.
-pub(super) const PAGE: &str = "from the other node's container";
+pub const PAGE: &str = "from the other node's container";
 
 /// An image of busybox alone, as `docker save` would write it.
 pub(super) fn image() -> Result<PathBuf> {

@@ -1,4 +1,7 @@
-//! containerd with runc on a node of the lab, and what it is configured with.
+//! containerd with runc on a node of the lab, by its own client and by its CRI.
+
+mod cri;
+mod image;
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -9,39 +12,71 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::mount::{MountFlags, mount};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, getuid, kill_process};
 use weft_cni::conflist::{Conflist, install};
 use weft_router::demo::net::{Node, Process};
-use weft_tests::lab::{LabNode, eventually};
 
-use crate::PATIENCE;
-use crate::image::IMAGE;
+use crate::lab::{LabNode, eventually, have};
+use crate::runner::skip;
 
+pub use cri::Cri;
+use image::checked;
+pub use image::{IMAGE, PAGE};
+
+/// How long a runtime may take for anything.
+pub const PATIENCE: Duration = Duration::from_secs(20);
 const BIN_DIR: &str = "/opt/cni/bin";
 const NET_D: &str = "/etc/cni/net.d";
 /// Where containerd's own client keeps containers; control groups, which are the machine's own, are
 /// named by it too.
-pub(super) const SPACE: &str = "weft-lab";
+const SPACE: &str = "weft-lab";
 /// Where containerd's CRI keeps them.
 const CRI_SPACE: &str = "k8s.io";
 
 /// A containerd on a node, with its state in the node's directory. Dropping it ends what it started.
-pub(super) struct Containerd {
+#[derive(Debug)]
+pub struct Containerd {
     node: Arc<Node>,
     agent_log: PathBuf,
     dir: PathBuf,
-    pub(super) socket: PathBuf,
+    socket: PathBuf,
     daemon: Process,
 }
 
+/// Where a runtime finds its networks and their plugins.
+#[derive(Clone, Debug)]
+pub struct Networks {
+    /// Tells the runtimes of one node apart.
+    pub name: String,
+    /// The plugins.
+    pub bin_dir: PathBuf,
+    /// The networks' configurations.
+    pub conf_dir: PathBuf,
+}
+
+impl Networks {
+    /// Where weft is, once [`prepare`] has put it there.
+    #[must_use]
+    pub fn weft() -> Self {
+        Self {
+            name: "containerd".to_owned(),
+            bin_dir: BIN_DIR.into(),
+            conf_dir: NET_D.into(),
+        }
+    }
+}
+
 impl Containerd {
-    /// Starts it, its images those that [`image`](super::image) makes.
-    pub(super) fn start(node: &LabNode, image: &Path) -> Result<Self> {
+    /// Starts it, its one image that of [`prepare`].
+    ///
+    /// # Errors
+    /// Where it does not answer within [`PATIENCE`], with the end of its log.
+    pub fn start(node: &LabNode, image: &Path, networks: &Networks) -> Result<Self> {
         let agent_log = node.machine().log();
         let node = Arc::clone(node.machine().node());
-        let dir = node.dir().join("containerd");
+        let dir = node.dir().join(&networks.name);
         fs::create_dir_all(&dir)?;
-        fs::write(dir.join("config.toml"), config(&dir))?;
+        fs::write(dir.join("config.toml"), config(&dir, networks))?;
         let log = fs::File::create(dir.join("log"))?;
         let child = node
             .command("containerd")
@@ -69,12 +104,9 @@ impl Containerd {
         Ok(this)
     }
 
-    pub(super) fn node(&self) -> &Node {
-        &self.node
-    }
-
-    /// Where this test may keep files of this node's containers.
-    pub(super) fn dir(&self) -> &Path {
+    /// Where files of this runtime's containers may be kept.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
         &self.dir
     }
 
@@ -88,19 +120,26 @@ impl Containerd {
         command
     }
 
-    pub(super) fn ctr(&self, words: &[&str]) -> Result<String> {
+    /// What its own client printed.
+    ///
+    /// # Errors
+    /// Where that failed, with the end of the logs.
+    pub fn ctr(&self, words: &[&str]) -> Result<String> {
         let mut command = self.command(SPACE);
         command.args(words);
         self.checked(&mut command)
     }
 
     /// What a command printed; where it failed, why.
-    pub(super) fn checked(&self, command: &mut Command) -> Result<String> {
-        super::image::checked(command).with_context(|| self.said())
+    fn checked(&self, command: &mut Command) -> Result<String> {
+        checked(command).with_context(|| self.said())
     }
 
     /// A container in the foreground of a `ctr` of its own.
-    pub(super) fn run(&self, name: &str, words: &[&str]) -> Result<Child> {
+    ///
+    /// # Errors
+    /// Where that does not start.
+    pub fn run(&self, name: &str, words: &[&str]) -> Result<Child> {
         let log = fs::File::create(self.dir.join(name))?;
         let mut command = self.command(SPACE);
         command.args(["run", "--rm", "--cni", IMAGE, name]);
@@ -108,7 +147,9 @@ impl Containerd {
         Ok(command.spawn()?)
     }
 
-    pub(super) fn said(&self) -> String {
+    /// The ends of its log and the agent's.
+    #[must_use]
+    pub fn said(&self) -> String {
         let end = |log: &Path| {
             let text = fs::read_to_string(log).unwrap_or_default();
             let lines: Vec<&str> = text.lines().collect();
@@ -148,7 +189,7 @@ impl Drop for Containerd {
 }
 
 /// Its state in `dir`, its CRI with the lab's image for sandboxes.
-fn config(dir: &Path) -> String {
+fn config(dir: &Path, networks: &Networks) -> String {
     let at = |name: &str| dir.join(name).display().to_string();
     format!(
         "version = 2\nroot = {:?}\nstate = {:?}\n\
@@ -158,11 +199,13 @@ fn config(dir: &Path) -> String {
          # Lowering a score needs a right that a lab may not have.\n\
          restrict_oom_score_adj = true\n\
          [plugins.\"io.containerd.grpc.v1.cri\".cni]\n\
-         bin_dir = {BIN_DIR:?}\nconf_dir = {NET_D:?}\n",
+         bin_dir = {:?}\nconf_dir = {:?}\n",
         at("root"),
         at("state"),
         at("socket"),
         at("socket.ttrpc"),
+        networks.bin_dir,
+        networks.conf_dir,
     )
 }
 
@@ -184,8 +227,24 @@ fn kill(file: &Path, program: &str) {
     }
 }
 
+/// Makes the machine ready for containerds; the image that they run. Skips where none can run.
+///
+/// # Errors
+/// Then, with the reason.
+pub fn prepare() -> Result<PathBuf> {
+    for program in ["containerd", "runc", "ctr", "busybox"] {
+        have(program)?;
+    }
+    let ids = fs::read_to_string("/proc/self/uid_map")?;
+    if !getuid().is_root() || ids.trim_end().ends_with(" 1") {
+        return skip("containerd needs the machine's root, not a user namespace's");
+    }
+    configure()?;
+    image::image()
+}
+
 /// The host's configuration of container runtimes hidden, ours in its place.
-pub(super) fn configure() -> Result<()> {
+fn configure() -> Result<()> {
     let etc = Path::new("/run/weft-lab/etc");
     for part in ["upper", "work"] {
         fs::create_dir_all(etc.join(part))?;

@@ -1,7 +1,9 @@
 //! The benchmark of the plugin: ADD and DEL against the newest `ptp` with `host-local`, one after
-//! the other by turns, both by CNI's own cnitool; and 20 ADDs at once.
+//! the other by turns, both by CNI's own cnitool; 20 ADDs at once; and both as containerd runs them.
 //!
 //! `.ci/tools && cargo bench -p weft-tests --bench cni [-- --rounds N]`
+
+mod cri;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -26,6 +28,9 @@ fn main() -> ExitCode {
     if std::env::args().next().is_some_and(|name| name == "weft") {
         return weft_router::cli::main();
     }
+    if let Some(code) = cri::stand_in() {
+        return code;
+    }
     match bench() {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -41,7 +46,7 @@ fn bench() -> Result<bool> {
     let target = target_dir()?;
     let plugin = plugin(&target)?;
     let tools = target.join("tools");
-    for tool in ["cnitool", "ptp", "host-local"] {
+    for tool in ["cnitool", "ptp", "host-local", "crictl"] {
         if !tools.join(tool).is_file() {
             eprintln!(
                 "SKIPPED: {} is missing; run .ci/tools",
@@ -59,6 +64,7 @@ fn bench() -> Result<bool> {
         MountFlags::empty(),
         c"mode=0755",
     )?;
+    let image = weft_tests::runtime::prepare()?;
     let lab = Lab::new()?;
     let mut node = lab.node("a")?;
     node.up(&[])?;
@@ -80,7 +86,20 @@ fn bench() -> Result<bool> {
         }
     }
     let at_once = [ours.at_once(&node)?, theirs.at_once(&node)?];
-    Ok(report(&mut times, at_once))
+    let good = report(&mut times, at_once);
+
+    let sides = [
+        cri::Side::weft(&node, &image, &plugin)?,
+        cri::Side::ptp(&node, &image, &tools, &plugin)?,
+    ];
+    for round in 0..rounds {
+        let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
+        for which in order {
+            sides[which].pod(round)?;
+        }
+    }
+    let times = [sides[0].times(rounds)?, sides[1].times(rounds)?];
+    Ok(cri::report(times, MOST_RATIO) && good)
 }
 
 /// How many rounds are asked for. `--bench` is what cargo adds.
@@ -119,6 +138,15 @@ fn plugin(target: &Path) -> Result<PathBuf> {
     Ok(target.join(platform).join("release/weft-cni"))
 }
 
+fn ptp_ipam(subnet: &str) -> serde_json::Value {
+    json!({
+        "type": "host-local",
+        "dataDir": format!("{DIR}/host-local"),
+        "ranges": [[{ "subnet": subnet }]],
+        "routes": [{ "dst": "0.0.0.0/0" }],
+    })
+}
+
 /// A plugin with its configuration and the namespaces it works on.
 struct Side {
     cnitool: PathBuf,
@@ -137,12 +165,7 @@ impl Side {
     /// IPv4 alone, against both families of ours: with IPv6 it waits 1.8 s for the kernel to find no
     /// other node of the same address, which would make the comparison worth nothing.
     fn ptp(tools: &Path) -> Result<Self> {
-        let ipam = json!({
-            "type": "host-local",
-            "dataDir": format!("{DIR}/host-local"),
-            "ranges": [[{ "subnet": "10.99.0.0/24" }]],
-            "routes": [{ "dst": "0.0.0.0/0" }],
-        });
+        let ipam = ptp_ipam("10.99.0.0/24");
         Self::new("ptp", tools, tools, &json!({ "type": "ptp", "ipam": ipam }))
     }
 
