@@ -10,7 +10,7 @@ use weft_router::demo::net::Process;
 
 use super::identity::{Identities, PORT};
 use super::node::ClusterNode;
-use super::options::{Family, Options};
+use super::options::{Family, Options, Ranges};
 use super::{printed, program};
 use crate::lab::eventually;
 
@@ -209,8 +209,11 @@ fn controller_manager(options: &Options, identities: &Identities) -> Result<Vec<
         format!("--kubeconfig={}", by.display()),
         "--leader-elect=false".to_owned(),
         "--use-service-account-credentials=true".to_owned(),
-        "--allocate-node-cidrs=true".to_owned(),
-        format!("--cluster-cidr={}", options.family.pods().join(",")),
+        format!(
+            "--allocate-node-cidrs={}",
+            options.ranges == Ranges::Cluster
+        ),
+        format!("--cluster-cidr={}", options.pods().join(",")),
         format!(
             "--service-cluster-ip-range={}",
             options.family.services().join(",")

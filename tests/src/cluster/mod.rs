@@ -37,7 +37,7 @@ use weft_router::control::{self as agent, ControlReply, ControlRequest};
 use call::Call;
 use keeper::Orders;
 use layout::Layout;
-pub use options::{Cni, Dns, Family, Options, Profile, Proxy};
+pub use options::{Cni, Dns, Family, Options, Profile, Proxy, Ranges};
 pub use shared::{Shared, for_tests, of_tests};
 pub use upstream::Upstream;
 pub use weft::{Built, build};

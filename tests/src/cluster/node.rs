@@ -196,7 +196,7 @@ impl ClusterNode {
         command
             .args(["--proxy-mode", mode, "--kubeconfig"])
             .arg(&by.proxy)
-            .args(["--cluster-cidr", &machine.options.family.pods().join(",")])
+            .args(["--cluster-cidr", &machine.options.pods().join(",")])
             // The machine's own limits, which are not this namespace's to set.
             .args(["--conntrack-max-per-core=0", "--conntrack-min=0"])
             .args(["--conntrack-tcp-timeout-established=0"])

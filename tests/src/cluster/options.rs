@@ -28,6 +28,10 @@ pub struct Options {
     #[arg(long, default_value = "weft")]
     pub cni: Cni,
 
+    /// Who gives each node its part of the pods' ranges
+    #[arg(long, default_value = "cluster")]
+    pub ranges: Ranges,
+
     /// How weft's image is built
     #[arg(long, default_value = "release")]
     pub profile: Profile,
@@ -64,6 +68,14 @@ pub enum Cni {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+pub enum Ranges {
+    /// The controller manager, as the Nodes' `podCIDRs`
+    Cluster,
+    /// The nodes themselves, by weft's claims
+    Weft,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 pub enum Profile {
     Release,
     /// Built in seconds, but too large to ship
@@ -78,7 +90,18 @@ impl Default for Options {
             family: Family::Ipv4,
             dns: Dns::Coredns,
             cni: Cni::Weft,
+            ranges: Ranges::Cluster,
             profile: Profile::Release,
+        }
+    }
+}
+
+impl Options {
+    /// Where the pods' addresses are; weft's own IPv6 range is not known before the cluster is.
+    pub(crate) fn pods(&self) -> &'static [&'static str] {
+        match self.ranges {
+            Ranges::Cluster => self.family.of(&["10.244.0.0/16", "fd00:10:244::/56"]),
+            Ranges::Weft => self.family.of(&["10.32.0.0/12", "fd00::/8"]),
         }
     }
 }
@@ -95,11 +118,6 @@ impl Proxy {
 }
 
 impl Family {
-    /// The pods' ranges, of which each node has a part.
-    pub fn pods(self) -> &'static [&'static str] {
-        self.of(&["10.244.0.0/16", "fd00:10:244::/56"])
-    }
-
     /// The Services' ranges.
     pub fn services(self) -> &'static [&'static str] {
         self.of(&["10.96.0.0/16", "fd00:10:96::/112"])

@@ -19,7 +19,7 @@ use super::control::ControlPlane;
 use super::identity::Identities;
 use super::keeper::Orders;
 use super::node::{ClusterNode, Kubeconfigs, Machine};
-use super::options::{Cni, Dns, Options, Proxy};
+use super::options::{Cni, Dns, Options, Proxy, Ranges};
 use super::{Layout, network, printed};
 use crate::lab::{UNDERLAY, UNDERLAY_MTU, eventually};
 
@@ -339,6 +339,7 @@ impl Standing {
     /// Brings the network to new nodes, once the API server knows them.
     fn connect(&mut self, new: &[String]) -> Result<()> {
         let first_time = new.iter().any(|name| name == super::FIRST_NODE);
+        let names: Vec<&str> = new.iter().map(|name| &**name).collect();
         if first_time && self.options.dns == Dns::Coredns {
             let file = self.disks.join("coredns.yaml");
             fs::write(&file, network::coredns(self.options.family)?)?;
@@ -346,6 +347,12 @@ impl Standing {
         }
         if first_time && self.options.cni == Cni::Weft {
             self.apply(&network::weft(), ["-n", "weft-system", "daemonset/weft"])?;
+        }
+        if self.options.ranges == Ranges::Weft {
+            return eventually("the nodes are registered", IMPORT, || {
+                self.kubectl(&[&["get", "node"], &*names].concat())
+                    .map(drop)
+            });
         }
         let ranges = eventually("the nodes have their ranges", IMPORT, || {
             network::ranges(&self.kubectl(&["get", "nodes", "-o", "json"])?, new)
@@ -391,12 +398,7 @@ impl Standing {
 
 /// What may not be seen on the underlay: an address of a pod. What hosts say to one another is theirs.
 fn watch(options: &Options) -> Result<Watch> {
-    let pools: Result<Vec<IpNet>, _> = options
-        .family
-        .pods()
-        .iter()
-        .map(|pool| pool.parse())
-        .collect();
+    let pools: Result<Vec<IpNet>, _> = options.pods().iter().map(|pool| pool.parse()).collect();
     Ok(Watch {
         port: PORT,
         pools: pools?,

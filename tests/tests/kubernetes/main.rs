@@ -1,6 +1,7 @@
 //! Weft in a real cluster: installed as its users install it, looked at from its pods.
 
 mod admin;
+mod claims;
 mod e2e;
 mod faults;
 mod install;
@@ -23,6 +24,7 @@ use admin::{
     a_port_that_is_taken_is_named_until_it_is_free, an_administrator_sees_the_mesh_by_kubectl,
     another_networks_file_is_named_until_it_is_gone,
 };
+use claims::nodes_of_a_cluster_without_ranges_claim_their_own;
 use e2e::{
     upstreams_suite_of_datagrams_passes, upstreams_suite_of_pods_and_ports_passes,
     upstreams_suite_of_services_passes,
@@ -85,6 +87,7 @@ cluster_tests!(
     a_node_comes_is_drained_and_deleted_and_comes_again_with_another_key,
     a_rebooted_node_has_its_pods_back_and_no_address_twice,
     a_copied_disk_becomes_a_node_of_its_own,
+    nodes_of_a_cluster_without_ranges_claim_their_own,
     agents_are_replaced_one_by_one_and_pods_keep_what_they_have,
     weft_is_taken_away_without_a_trace_and_comes_again,
 );

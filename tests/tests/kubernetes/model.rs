@@ -2,12 +2,10 @@
 //! hosts, reach it and know it.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use anyhow::{Context, Result};
-use ipnet::IpNet;
 use serde_json::json;
-use weft_tests::cluster::{Cluster, Family, of_tests};
+use weft_tests::cluster::{Cluster, of_tests};
 use weft_tests::lab::{ensure, eventually};
 
 use super::outside::Outside;
@@ -132,11 +130,6 @@ pub(super) fn hosts(cluster: &Cluster, namespace: &str) -> Result<()> {
     }
     // Ready says that the kubelet of each has reached it.
     space.run(&objects)?;
-    let family = match node_address(cluster, "node-1")? {
-        IpAddr::V4(_) => Family::Ipv4,
-        IpAddr::V6(_) => Family::Ipv6,
-    };
-    let pool: IpNet = family.pods()[0].parse()?;
     let mut pods = Vec::new();
     let mut hosts = Vec::new();
     for node in &nodes {
@@ -144,13 +137,14 @@ pub(super) fn hosts(cluster: &Cluster, namespace: &str) -> Result<()> {
         hosts.push(url(node_address(cluster, node)?, 18080, "clientip"));
     }
     for node in &nodes {
+        let host = cluster.weft_status(node)?.mesh.addresses;
         let from_host = ask_from(&pods, |program| cluster.on_node(node, program))?;
         let from_pod_of_host = space.ask(&format!("{node}-host"), &pods)?;
         for seen in from_host.iter().chain(&from_pod_of_host) {
             let seen = source(seen)?;
             ensure(
-                pool.contains(&seen),
-                format!("the host of {node} is seen as {seen}"),
+                host.contains(&seen),
+                format!("the host of {node}, {host:?}, is seen as {seen}"),
             )?;
         }
         let own = space.address(node)?;

@@ -11,13 +11,13 @@ use super::space::{PATIENCE, PORT, Space, said, server, source, url};
 use super::whole::whole;
 
 /// A node that is there for a test, and gone with the value.
-struct Guest<'a> {
+pub(super) struct Guest<'a> {
     cluster: &'a Cluster,
     name: &'a str,
 }
 
 impl<'a> Guest<'a> {
-    fn comes(cluster: &'a Cluster, name: &'a str) -> Result<Self> {
+    pub(super) fn comes(cluster: &'a Cluster, name: &'a str) -> Result<Self> {
         let this = Self { cluster, name };
         cluster.add(name)?;
         this.wait()?;
@@ -31,7 +31,7 @@ impl<'a> Guest<'a> {
     }
 
     /// Switches it off and forgets it, as an administrator does with a broken machine.
-    fn leaves(&self) -> Result<()> {
+    pub(super) fn leaves(&self) -> Result<()> {
         self.cluster.remove(self.name)?;
         self.cluster.kubectl(&["delete", "node", self.name])?;
         Ok(())
