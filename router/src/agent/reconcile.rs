@@ -24,7 +24,7 @@ use crate::cluster::{Notice, Standing};
 use crate::config::Config;
 use crate::control::{EngineStatus, NameStatus, PeerStatus};
 use crate::desired::{Inputs, PeerRoutes};
-use crate::kernel::{Kernel, Linux};
+use crate::kernel::{Kernel, Linux, capability};
 use crate::underlay;
 
 /// How often everything is looked at though nobody asked, and how seldom at most in a mesh of many:
@@ -103,6 +103,8 @@ pub(super) struct Reconciler {
     asked: Option<(u64, Instant)>,
     announced: Option<Announcement>,
     warnings: BTreeSet<String>,
+    /// Capabilities that the agent lacks, for as long as it lives.
+    incapable: Vec<String>,
 }
 
 impl Reconciler {
@@ -121,6 +123,7 @@ impl Reconciler {
             asked: None,
             announced: None,
             warnings: BTreeSet::new(),
+            incapable: capability::missing().unwrap_or_default(),
         }
     }
 
@@ -263,6 +266,7 @@ impl Reconciler {
         let (names, failed) = self.resolver.update(&names).await;
         let notices = self.notices(&problems, &failed);
         problems.extend(failed);
+        problems.extend(self.incapable.iter().cloned());
         problems.extend(own.problems.iter().map(|problem| problem.text.clone()));
         problems.extend(self.surroundings.collisions().cloned());
         problems.extend(attached.moves.iter().cloned());
@@ -309,8 +313,10 @@ impl Reconciler {
         let taken = taken.into_iter().chain(unheard);
         let collisions = self.surroundings.collisions().map(of("RangeOverlap"));
         let firewalls = self.host.firewalls.iter().map(of("ForwardingBlocked"));
+        let incapable = self.incapable.iter().map(of("PermissionMissing"));
         collisions
             .chain(firewalls)
+            .chain(incapable)
             .chain(taken.map(of("PortUnavailable")))
             .chain(lacking.into_iter().map(of("KernelFeatureMissing")))
             .collect()
@@ -389,6 +395,9 @@ impl Reconciler {
             .filter_map(|r| self.surroundings.refusal(r));
         if let Some(refusal) = refusals.next() {
             return Some(refusal.to_owned());
+        }
+        if let Some(why) = self.incapable.first() {
+            return Some(why.clone());
         }
         if let Some(why) = self.device.unready() {
             return Some(why);

@@ -1,5 +1,6 @@
 //! The DNS server as the agent keeps it: its zone, who may ask, where it listens.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -82,7 +83,15 @@ impl Resolver {
         let failed = self.server.listen(&wanted).await;
         failed
             .iter()
-            .map(|e| format!("DNS on {}: {}", e.address, e.source))
+            .map(|e| {
+                let hint = match e.source.kind() {
+                    io::ErrorKind::PermissionDenied => {
+                        "; the capability NET_BIND_SERVICE allows it"
+                    }
+                    _ => "",
+                };
+                format!("DNS on {}: {}{hint}", e.address, e.source)
+            })
             .collect()
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Everything here speaks netlink or writes below /proc/sys; nothing decides.
 
+pub(crate) mod capability;
 mod conntrack;
 pub mod fake;
 mod legacy;

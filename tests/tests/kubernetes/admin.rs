@@ -128,6 +128,36 @@ pub(super) fn a_missing_permission_is_named_until_it_is_given() -> Result<()> {
     whole(&cluster)
 }
 
+/// Without it a node's agent seems well, until a pod comes.
+pub(super) fn a_missing_capability_is_named_until_it_is_given() -> Result<()> {
+    const AGENTS: [&str; 4] = ["-n", "weft-system", "daemonset", "weft"];
+    let cluster = of_tests()?;
+    let capabilities = "/spec/template/spec/containers/0/securityContext/capabilities/add";
+    let daemons = cluster.get(&AGENTS)?;
+    let given = daemons.pointer(capabilities).context("none")?.clone();
+    let mut fewer = given.clone();
+    let names = fewer.as_array_mut().context("no list")?;
+    names.retain(|name| name != "SYS_ADMIN");
+    // One agent alone is to have fewer.
+    let change = |strategy: Value, capabilities_are: &Value| {
+        let patch = json!([
+            { "op": "replace", "path": "/spec/updateStrategy", "value": strategy },
+            { "op": "replace", "path": capabilities, "value": capabilities_are },
+        ]);
+        let patch = patch.to_string();
+        cluster.kubectl(&[&["patch"], &AGENTS[..], &["--type=json", "-p", &patch]].concat())
+    };
+    change(json!({ "type": "OnDelete" }), &fewer)?;
+    let of_node = format!("--field-selector=spec.nodeName={NODE}");
+    cluster.kubectl(&["-n", "weft-system", "delete", "pod", &of_node])?;
+    let named = told(&cluster, "PermissionMissing", "SYS_ADMIN")
+        .and_then(|()| network_is(&cluster, Some("SYS_ADMIN")));
+    change(daemons["spec"]["updateStrategy"].clone(), &given)?;
+    named?;
+    network_is(&cluster, None)?;
+    whole(&cluster)
+}
+
 pub(super) fn a_port_that_is_taken_is_named_until_it_is_free() -> Result<()> {
     let cluster = of_tests()?;
     // While nobody starts it again.

@@ -19,6 +19,7 @@ use weft_tests::cluster_tests;
 use admin::{
     a_firewall_in_the_way_is_named_until_it_is_gone,
     a_link_over_the_nodes_range_is_named_until_it_is_gone,
+    a_missing_capability_is_named_until_it_is_given,
     a_missing_permission_is_named_until_it_is_given,
     a_node_that_is_given_anothers_range_or_lies_is_named_and_gets_nothing,
     a_port_that_is_taken_is_named_until_it_is_free, an_administrator_sees_the_mesh_by_kubectl,
@@ -75,6 +76,7 @@ cluster_tests!(
     alone:
     an_administrator_sees_the_mesh_by_kubectl,
     a_missing_permission_is_named_until_it_is_given,
+    a_missing_capability_is_named_until_it_is_given,
     a_port_that_is_taken_is_named_until_it_is_free,
     a_firewall_in_the_way_is_named_until_it_is_gone,
     another_networks_file_is_named_until_it_is_gone,
