@@ -7,3 +7,4 @@ pub mod lab;
 pub mod runner;
 pub mod runtime;
 pub mod tools;
+pub mod usage;

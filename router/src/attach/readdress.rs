@@ -1,5 +1,6 @@
 //! Other ranges for the node: its containers take other addresses where they stand.
 
+use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -56,8 +57,13 @@ impl Workloads {
     }
 
     async fn change_addresses(&self, old: &Lease, new: &Lease) -> Result<(), String> {
-        let netns =
-            netns::open(Path::new(&old.netns)).map_err(|e| format!("{}: {e}", old.netns))?;
+        let netns = netns::open(Path::new(&old.netns)).map_err(|e| match e.kind() {
+            // In a cluster the agent is in a container, and its pods' namespaces have no names there.
+            io::ErrorKind::NotFound => {
+                "its network namespace is not to be seen from here".to_owned()
+            }
+            _ => format!("{}: {e}", old.netns),
+        })?;
         let inode = rustix::fs::fstat(&netns).map_err(|e| e.to_string())?.st_ino;
         if old.netns_inode.is_some_and(|known| known != inode) {
             return Err(format!("{} is another namespace now", old.netns));
@@ -87,7 +93,7 @@ impl Workloads {
                 list(&old.addresses)
             ),
             Err(error) => format!(
-                "{who} cannot be given other addresses for {}: {error}; restart it",
+                "{who} cannot be given other addresses for {}: {error}; make it anew",
                 list(&old.addresses)
             ),
         };

@@ -1,0 +1,132 @@
+//! The benchmark of the userspace engine, side by side with others: throughput, processor time, small
+//! datagrams, latency and memory; then weft alone with many peers, and with pods behind both ends.
+//!
+//! `.ci/tools && cargo bench -p weft-tests --bench tunnel [-- --rounds N] [--only weft,wireguard-go]`
+
+mod contestant;
+mod figures;
+mod load;
+mod scale;
+mod world;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+use weft_router::demo::net::enter;
+
+use contestant::{ALL, Contestant};
+use figures::{Rounds, measure, report};
+use world::Pair;
+
+const ROUNDS: usize = 5;
+const DIR: &str = "/run/weft-lab/bench";
+/// Thousands of datagrams a second with which the first search begins.
+const GUESS: f64 = 15.0;
+
+fn main() -> ExitCode {
+    // Ours is started from this very executable, by name.
+    if std::env::args().next().is_some_and(|name| name == "weft") {
+        return weft_router::cli::main();
+    }
+    match bench() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What is asked for.
+struct Arguments {
+    rounds: usize,
+    who: Vec<Contestant>,
+}
+
+impl Arguments {
+    /// `--bench` is what cargo adds.
+    fn parse() -> Result<Self> {
+        let mut this = Self {
+            rounds: ROUNDS,
+            who: ALL.to_vec(),
+        };
+        let mut rest = std::env::args().skip(1).filter(|word| word != "--bench");
+        while let Some(word) = rest.next() {
+            let value = rest
+                .next()
+                .with_context(|| format!("{word} wants a value"))?;
+            match &*word {
+                "--rounds" => this.rounds = usize::max(value.parse().context("--rounds")?, 1),
+                "--only" => {
+                    let named = |name| ALL.into_iter().find(|who| who.name() == name);
+                    this.who = value
+                        .split(',')
+                        .map(|name| named(name).with_context(|| format!("there is no {name}")))
+                        .collect::<Result<_>>()?;
+                }
+                other => bail!("{other} is not known here; --rounds N and --only NAMES are"),
+            }
+        }
+        Ok(this)
+    }
+}
+
+fn bench() -> Result<bool> {
+    let arguments = Arguments::parse()?;
+    // This program lies in `target/release/deps`.
+    let own = std::env::current_exe()?;
+    let target = own.ancestors().nth(3).context("no target directory")?;
+    let tools = target.join("tools");
+    enter("weft-lab")?;
+    let pairs = pairs(&arguments.who, &tools)?;
+    let mut rounds: Rounds = pairs
+        .iter()
+        .map(|pair| (pair.contestant, Vec::new()))
+        .collect();
+    let mut guesses = vec![[GUESS; 2]; pairs.len()];
+    for round in 0..arguments.rounds {
+        for at in 0..pairs.len() {
+            // Nobody is always behind the same other.
+            let at = (at + round) % pairs.len();
+            eprintln!("round {}: {}", round + 1, pairs[at].contestant.name());
+            let figures = measure(&pairs[at], &mut guesses[at])
+                .with_context(|| pairs[at].contestant.name())?;
+            rounds[at].1.push(figures);
+        }
+    }
+    let (met, figures) = report(&rounds);
+    drop(pairs);
+    let (scales, scaled) = match arguments.who.contains(&Contestant::Weft) {
+        true => scale::measure(arguments.rounds, Path::new(DIR), &tools)?,
+        false => (true, json!(null)),
+    };
+    let file: PathBuf = target.join("tunnel.json");
+    let all = json!({ "rounds": arguments.rounds, "figures": figures, "scale": scaled });
+    std::fs::write(&file, serde_json::to_string_pretty(&all)?)?;
+    println!("\nall of it, round by round: {}", file.display());
+    Ok(met && scales)
+}
+
+/// All that can be started, each between ends of its own. Names those that are missing.
+fn pairs(who: &[Contestant], tools: &Path) -> Result<Vec<Pair>> {
+    let mut pairs = Vec::new();
+    for (number, contestant) in (1..).zip(who) {
+        let missing = contestant
+            .programs()
+            .iter()
+            .find(|name| !tools.join(name).is_file());
+        if let Some(missing) = missing {
+            println!(
+                "missing: {} ({missing} is not in {}; run .ci/tools)",
+                contestant.name(),
+                tools.display()
+            );
+            continue;
+        }
+        pairs.push(Pair::new(*contestant, number, Path::new(DIR), tools)?);
+    }
+    Ok(pairs)
+}
