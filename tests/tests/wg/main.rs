@@ -1,15 +1,25 @@
 //! The userspace engine as users of WireGuard's own tools meet it: `weft tunnel` in the place of
 //! wireguard-go, driven by Debian's `wg` and `wg-quick`; and the agent's device, which they may look at.
 
+mod device;
+mod interop;
+
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use weft_router::demo::net::Process;
 use weft_tests::lab::{Lab, LabNode, ensure, eventually, have};
 use weft_tests::lab_tests;
+
+use device::{Device, Engine, pair};
+use interop::{
+    a_keepalive_is_sent_to_other_engines_and_taken_from_them,
+    another_engine_that_asks_for_cookies_is_given_them, other_engines_are_followed_and_follow,
+    other_engines_exchange_packets_by_either_ends_handshake,
+    packets_go_by_a_pre_shared_key_with_other_engines, under_load_other_engines_come_in_by_cookie,
+};
 
 lab_tests!(
     wg_configures_a_tunnel_and_reads_back_what_it_set,
@@ -18,86 +28,20 @@ lab_tests!(
     a_tunnel_ends_with_its_link_and_its_socket_with_it,
     wg_quick_brings_a_tunnel_up_and_down,
     the_agents_device_is_shown_and_not_changed,
+    other_engines_exchange_packets_by_either_ends_handshake,
+    packets_go_by_a_pre_shared_key_with_other_engines,
+    other_engines_are_followed_and_follow,
+    a_keepalive_is_sent_to_other_engines_and_taken_from_them,
+    under_load_other_engines_come_in_by_cookie,
+    another_engine_that_asks_for_cookies_is_given_them,
 );
 
 const SOON: Duration = Duration::from_secs(10);
 const SOCKET: &str = "/var/run/wireguard/wg0.sock";
 
-/// A WireGuard device of `weft tunnel` on a node, with a key of its own.
-struct Device {
-    node: LabNode,
-    public: String,
-    /// Of the engine.
-    _process: Process,
-}
-
-impl Device {
-    fn new(lab: &Lab, name: &str) -> Result<Self> {
-        have("wg")?;
-        let node = lab.node(name)?;
-        let process = engine(&node)?;
-        let private = node.run(&["wg", "genkey"])?;
-        let key = node.machine().node().dir().join("key");
-        fs::write(&key, &private)?;
-        let key = key.display().to_string();
-        node.run(&["wg", "set", "wg0", "private-key", &key])?;
-        let public = node.run(&["wg", "show", "wg0", "public-key"])?;
-        Ok(Self {
-            node,
-            public: public.trim().to_owned(),
-            _process: process,
-        })
-    }
-
-    fn wg(&self, words: &str) -> Result<String> {
-        let words: Vec<&str> = ["wg"].into_iter().chain(words.split(' ')).collect();
-        self.node.run(&words)
-    }
-
-    fn ip(&self, words: &str) -> Result<()> {
-        let words: Vec<&str> = ["ip"].into_iter().chain(words.split(' ')).collect();
-        self.node.run(&words).map(drop)
-    }
-
-    /// What `wg show wg0` says of one thing.
-    fn shown(&self, what: &str) -> Result<String> {
-        Ok(self.wg(&format!("show wg0 {what}"))?.trim().to_owned())
-    }
-
-    /// The device gets an address, and the other as its peer.
-    fn meet(&self, own: &str, other: &Self, prefix: &str) -> Result<()> {
-        let port = other.shown("listen-port")?;
-        let (key, address) = (&other.public, other.node.v4());
-        self.wg(&format!(
-            "set wg0 peer {key} endpoint {address}:{port} allowed-ips {prefix}"
-        ))?;
-        self.ip(&format!("addr add {own} dev wg0"))?;
-        self.ip("link set wg0 mtu 1420 up")
-    }
-
-    fn ping(&self, to: &str) -> Result<()> {
-        let ping = ["ping", "-q", "-c", "1", "-W", "1", to];
-        self.node.run(&ping).map(drop)
-    }
-
-    /// What a configuration file adds to what a device has, by `wg syncconf` or `wg setconf`.
-    fn configure(&self, verb: &str, text: &str) -> Result<()> {
-        let file = self.node.machine().node().dir().join("conf");
-        fs::write(&file, text)?;
-        self.wg(&format!("{verb} wg0 {}", file.display())).map(drop)
-    }
-}
-
-fn pair(lab: &Lab) -> Result<(Device, Device)> {
-    let (a, b) = (Device::new(lab, "a")?, Device::new(lab, "b")?);
-    a.meet("10.9.0.1/24", &b, "10.9.0.2/32")?;
-    b.meet("10.9.0.2/24", &a, "10.9.0.1/32")?;
-    Ok((a, b))
-}
-
 fn wg_configures_a_tunnel_and_reads_back_what_it_set() -> Result<()> {
     let lab = Lab::new()?;
-    let a = Device::new(&lab, "a")?;
+    let a = Device::weft(&lab, "a")?;
     let mode = a.node.run(&["stat", "-c", "%a %U", SOCKET])?;
     ensure(mode.trim() == "600 root", format!("the socket is {mode}"))?;
     let other = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
@@ -197,7 +141,7 @@ fn a_tunnel_that_wg_configures_carries_packets_and_changes_its_keys() -> Result<
 
 fn a_change_that_is_refused_changes_nothing_and_says_why() -> Result<()> {
     let lab = Lab::new()?;
-    let a = Device::new(&lab, "a")?;
+    let a = Device::weft(&lab, "a")?;
     let before = a.wg("showconf wg0")?;
     let _taken = a
         .node
@@ -242,7 +186,7 @@ fn a_tunnel_ends_with_its_link_and_its_socket_with_it() -> Result<()> {
         ensure(node.run(&["ls", SOCKET]).is_err(), "it is there")
     })?;
     // What a killed one leaves is no hindrance.
-    let mut killed = engine(&node)?;
+    let mut killed = Engine::Weft.start(&node)?;
     killed.kill()?;
     let gone = || {
         ensure(
@@ -252,7 +196,7 @@ fn a_tunnel_ends_with_its_link_and_its_socket_with_it() -> Result<()> {
     };
     eventually("the link is gone", SOON, gone)?;
     ensure(node.run(&["ls", SOCKET]).is_ok(), "nothing was left")?;
-    let mut stopped = engine(&node)?;
+    let mut stopped = Engine::Weft.start(&node)?;
     stopped.stop(SOON)?;
     gone()?;
     ensure(node.run(&["ls", SOCKET]).is_err(), "the socket is left")
@@ -261,7 +205,7 @@ fn a_tunnel_ends_with_its_link_and_its_socket_with_it() -> Result<()> {
 fn wg_quick_brings_a_tunnel_up_and_down() -> Result<()> {
     have("wg-quick")?;
     let lab = Lab::new()?;
-    let b = Device::new(&lab, "b")?;
+    let b = Device::weft(&lab, "b")?;
     let node = lab.node("a")?;
     let dir = node.machine().node().dir().to_owned();
     symlink(std::env::current_exe()?, dir.join("weft-tunnel"))?;
@@ -333,24 +277,6 @@ fn the_agents_device_is_shown_and_not_changed() -> Result<()> {
     let said = format!("{:#}", said.err().context("the agent's peer was removed")?);
     ensure(said.contains("Operation not permitted"), &said)?;
     a.wait_established(1, SOON)
-}
-
-/// Starts `weft tunnel wg0` in the foreground, and waits until it can be configured.
-fn engine(node: &LabNode) -> Result<Process> {
-    let weft = node.machine().node().dir().join("weft");
-    if !weft.exists() {
-        symlink(std::env::current_exe()?, &weft)?;
-    }
-    let mut command = node.machine().node().command(&weft);
-    let child = command.args(["tunnel", "-f", "wg0"]).spawn()?;
-    let mut process = Process::new(child);
-    eventually("the device is there", SOON, || {
-        if let Some(status) = process.ended()? {
-            bail!("it ended: {status}");
-        }
-        node.run(&["wg", "show", "wg0"]).map(drop)
-    })?;
-    Ok(process)
 }
 
 /// The link of an engine in the background, which ends with it.
