@@ -22,15 +22,15 @@ pub(super) struct Identity {
     pub(super) uncounted: Arc<RateLimiter>,
 }
 
-impl Identity {
-    /// Handshake messages a second, beyond which a sender must first prove its address.
-    const HANDSHAKES: u64 = 400;
+/// Handshake messages a second, beyond which a sender must first prove its address.
+pub(super) const HANDSHAKES: u64 = 400;
 
+impl Identity {
     pub(super) fn new(private: &PrivateKey) -> Self {
         let secret = private.secret();
         let public = x25519::PublicKey::from(&secret);
         Self {
-            limiter: RateLimiter::new(&public, Self::HANDSHAKES),
+            limiter: RateLimiter::new(&public, HANDSHAKES),
             uncounted: Arc::new(RateLimiter::new(&public, u64::MAX)),
             key: PublicKey::from_bytes(*public.as_bytes()),
             is_stand_in: false,

@@ -16,6 +16,7 @@ mod outgoing;
 mod queue;
 mod segment;
 mod session;
+mod sources;
 mod table;
 mod tun;
 mod uapi;

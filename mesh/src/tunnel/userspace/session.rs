@@ -28,6 +28,11 @@ const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
 const REKEY_ATTEMPT_TIME: Duration = Duration::from_secs(90);
 /// The paper's REJECT_AFTER_TIME: no session is used longer.
 const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
+/// The paper's REKEY_AFTER_MESSAGES and REJECT_AFTER_MESSAGES, which boringtun does not know.
+const MESSAGES: Limits = Limits {
+    rekey: 1 << 60,
+    reject: u64::MAX - (1 << 13),
+};
 /// How long an old session still opens what was on its way when a new one took over.
 const DRAIN: Duration = Duration::from_secs(10);
 /// Probes go both ways every second: a peer that was not heard for so long is not where we think.
@@ -47,6 +52,13 @@ impl Now {
             wall: SystemTime::now(),
         }
     }
+}
+
+/// After how many messages of a session there is to be another, and it is used no more.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    rekey: u64,
+    reject: u64,
 }
 
 /// What became of a packet for the peer.
@@ -82,6 +94,9 @@ pub(super) struct Session {
     draining: Option<Draining>,
     /// `tunn` has a session to seal with.
     ready: bool,
+    /// The counter of the last message that was sealed by `tunn`.
+    sealed: u64,
+    limits: Limits,
     queue: Queue,
     /// The receiver index that we answered an initiation with, until data comes on it.
     unconfirmed: Option<u32>,
@@ -115,6 +130,8 @@ impl Session {
             index,
             draining: None,
             ready: false,
+            sealed: 0,
+            limits: MESSAGES,
             queue: Queue::default(),
             unconfirmed: None,
             last_handshake: None,
@@ -125,6 +142,12 @@ impl Session {
             keepalive: None,
             preshared,
         }
+    }
+
+    /// As if a session were used up after so few messages.
+    #[cfg(test)]
+    pub(super) fn limit(&mut self, rekey: u64, reject: u64) {
+        self.limits = Limits { rekey, reject };
     }
 
     /// The indices that datagrams for this peer bear in their upper 24 bits.
@@ -190,6 +213,7 @@ impl Session {
     fn forget_handshake(&mut self, index: u32) {
         self.index = index;
         self.ready = false;
+        self.sealed = 0;
         self.unconfirmed = None;
         self.last_handshake_sent = None;
     }
@@ -204,15 +228,19 @@ impl Session {
         now: Instant,
     ) -> Sealed {
         let packet = padded(packet, len);
-        let old = self.draining.as_mut().map(|old| &mut old.tunn);
-        if let Some(tunn) = if self.ready {
-            Some(&mut self.tunn)
-        } else {
-            old
-        } {
+        if self.ready {
+            self.last_traffic = now;
+            let datagram = sent(&self.tunn.encapsulate(packet, out));
+            self.count(out);
+            return Sealed {
+                datagram,
+                dropped: 0,
+            };
+        }
+        if let Some(old) = &mut self.draining {
             self.last_traffic = now;
             return Sealed {
-                datagram: sent(&tunn.encapsulate(packet, out)),
+                datagram: sent(&old.tunn.encapsulate(packet, out)),
                 dropped: 0,
             };
         }
@@ -287,7 +315,17 @@ impl Session {
             return sent(&self.tunn.decapsulate(None, &[], out));
         };
         self.last_traffic = now;
-        sent(&self.tunn.encapsulate(&packet, out))
+        let datagram = sent(&self.tunn.encapsulate(&packet, out));
+        self.count(out);
+        datagram
+    }
+
+    /// Takes note of the counter of a message that was just sealed.
+    fn count(&mut self, message: &[u8]) {
+        let counter = message.get(8..16).and_then(|bytes| bytes.try_into().ok());
+        self.sealed = counter.map_or(self.sealed, u64::from_le_bytes);
+        // Until there is another: packets wait for that.
+        self.ready &= self.sealed < self.limits.reject;
     }
 
     /// Opens a datagram that passed the device's limiter and bears one of our indices (or is an
@@ -315,6 +353,7 @@ impl Session {
             }
             (RESPONSE, TunnResult::WriteToNetwork(answer)) => {
                 self.last_handshake = Some(now.wall);
+                self.sealed = 0;
                 Opened::Handshake(answer.len())
             }
             (INITIATION, TunnResult::Err(WireGuardError::WrongTai64nTimestamp)) => {
@@ -340,6 +379,7 @@ impl Session {
         if kind == DATA && self.unconfirmed == Some(receiver) {
             self.unconfirmed = None;
             self.last_handshake = Some(now.wall);
+            self.sealed = 0;
         }
         if kind != DATA || !self.ready {
             self.refresh(now.instant);
@@ -380,6 +420,9 @@ impl Session {
             }
             return (due, 0);
         }
+        if self.sealed >= self.limits.rekey {
+            return (self.initiate(out, now), 0);
+        }
         let since = self.queue.since();
         if since.is_some_and(|since| now >= since + REKEY_ATTEMPT_TIME) {
             return (None, self.queue.clear());
@@ -401,13 +444,16 @@ impl Session {
     /// An empty packet, or a handshake where there is no session.
     pub(super) fn keep_alive(&mut self, out: &mut [u8], now: Instant) -> Option<usize> {
         if self.ready {
-            return sent(&self.tunn.encapsulate(&[], out));
+            let datagram = sent(&self.tunn.encapsulate(&[], out));
+            self.count(out);
+            return datagram;
         }
         self.initiate(out, now)
     }
 
     fn refresh(&mut self, now: Instant) {
-        self.ready = self.tunn.time_since_last_handshake().is_some();
+        self.ready =
+            self.tunn.time_since_last_handshake().is_some() && self.sealed < self.limits.reject;
         if self.ready
             && let Some(old) = &mut self.draining
         {

@@ -1,7 +1,7 @@
 //! From the network to the host.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::handshake::parse_handshake_anon;
@@ -116,7 +116,7 @@ impl Engine {
         now: Now,
         out: &impl Output,
     ) {
-        let peer = match self.sender(table, datagram, arrived, out) {
+        let peer = match self.sender(table, datagram, arrived, now, out) {
             Ok(peer) => peer,
             Err(reason) => return self.drops.count(reason),
         };
@@ -162,9 +162,11 @@ impl Engine {
         table: &'t Table,
         datagram: &[u8],
         arrived: Path,
+        now: Now,
         out: &impl Output,
     ) -> Result<&'t Arc<Peer>, Drop> {
         let identity = table.identity().ok_or(Drop::UnknownKey)?;
+        let sources = || self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         let mut cookie = [0; 64];
         let packet =
             match identity
@@ -173,6 +175,7 @@ impl Engine {
             {
                 Ok(packet) => packet,
                 Err(TunnResult::WriteToNetwork(cookie)) => {
+                    sources().count(now.instant);
                     // A cookie that is lost is asked for again.
                     let (len, way) = (cookie.len(), Segmentation::default());
                     let run = Run {
@@ -190,6 +193,12 @@ impl Engine {
         let by_index = |index: u32| table.by_index.get(&(index >> 8)).ok_or(Drop::UnknownIndex);
         match packet {
             Packet::HandshakeInit(initiation) => {
+                let mut sources = sources();
+                let is_proven = sources.count(now.instant);
+                if is_proven && !sources.admits(arrived.remote.ip(), now.instant) {
+                    return Err(Drop::UnderLoad);
+                }
+                drop(sources);
                 let half = parse_handshake_anon(&identity.secret, &identity.public, &initiation)
                     .map_err(|_| Drop::BadHandshake)?;
                 let key = PublicKey::from_bytes(half.peer_static_public);

@@ -7,6 +7,7 @@ mod outbound;
 mod tests;
 
 use std::io;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
@@ -16,6 +17,7 @@ use super::coalesce::Write;
 use super::drops::{Drop, Drops};
 use super::outgoing::{LARGEST, Sealing};
 use super::session::{Now, OVERHEAD};
+use super::sources::Sources;
 use super::table::{Path, Peer, PeerState, Table};
 use super::udp::{Run, Segmentation};
 use super::wire::{INITIATION, RESPONSE};
@@ -48,6 +50,8 @@ pub(super) trait Output {
 pub(super) struct Engine {
     pub(super) table: ArcSwap<Table>,
     pub(super) drops: Drops,
+    /// Who shakes hands, under load.
+    sources: Mutex<Sources>,
     /// Counts the ticks.
     ticks: AtomicUsize,
     /// How many peers of each part had not answered when they were last looked at.

@@ -10,6 +10,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
+use boringtun::noise::{Tunn, TunnResult};
+use boringtun::x25519;
+
 use super::super::coalesce::Write;
 use super::super::identity::Identity;
 use super::super::incoming::Incoming;
@@ -18,6 +21,7 @@ use super::super::session::{Now, Session};
 use super::super::table::{Path, Peer, Table};
 use super::super::udp::{Received, Run, Segmentation};
 use super::super::vnet::Vnet;
+use super::super::wire::DATA;
 use super::{Engine, Output, SCRATCH};
 use crate::endpoint::TRY as PACE;
 use crate::{PresharedKey, PrivateKey};
@@ -436,4 +440,57 @@ fn a_flood_of_handshakes_is_answered_with_cookies() {
     (0..500).for_each(|_| b.hear(&initiation, a.address));
     assert_eq!(b.drops("under_load"), 100);
     assert_eq!(b.drops("bad_handshake"), 399);
+}
+
+#[test]
+fn under_load_a_proven_source_is_heard_five_times_at_once() {
+    let (a, b) = pair();
+    a.tell(&packet(A, B, 0));
+    let (initiation, _) = a.sent().unwrap();
+    (0..400).for_each(|_| b.hear(&initiation, a.address));
+    let there = x25519::PublicKey::from(*b.key.public_key().as_bytes());
+    let mut stranger = Tunn::new([9; 32].into(), there, None, None, 1, None);
+    let source: SocketAddr = ([198, 51, 100, 1], 9).into();
+    let mut buffer = [0; 256];
+    let mut knock =
+        |stranger: &mut Tunn| match stranger.format_handshake_initiation(&mut buffer, true) {
+            TunnResult::WriteToNetwork(initiation) => b.hear(initiation, source),
+            other => panic!("{other:?}"),
+        };
+    knock(&mut stranger);
+    let sent = std::iter::from_fn(|| b.sent());
+    let (cookie, _) = sent.filter(|(_, to)| *to == source).last().unwrap();
+    let mut nothing = [0; 256];
+    let taken = stranger.decapsulate(None, &cookie, &mut nothing);
+    assert!(matches!(taken, TunnResult::Done), "{taken:?}");
+    // Each of these is asked for by an address that is proven, and costs two multiplications.
+    (0..50).for_each(|_| knock(&mut stranger));
+    assert_eq!((b.drops("unknown_key"), b.drops("under_load")), (5, 46));
+}
+
+#[test]
+fn a_session_that_is_used_up_is_replaced_and_no_packet_is_lost() {
+    let (a, b) = pair();
+    a.tell(&packet(A, B, 0));
+    exchange(&a, &b);
+    let peer = a.peer(&b);
+    peer.lock().session.limit(10, 30);
+    (0..40).for_each(|_| a.tell(&packet(A, B, 0)));
+    let counters: Vec<u64> = std::iter::from_fn(|| a.sent())
+        .filter(|(datagram, _)| datagram[0] == DATA)
+        .inspect(|(datagram, _)| b.hear(datagram, a.address))
+        .map(|(datagram, _)| u64::from_le_bytes(datagram[8..16].try_into().unwrap()))
+        .collect();
+    assert_eq!(counters.last(), Some(&30));
+    // The rest waits for the next, which a tick begins once the last handshake is some seconds ago.
+    let later = Now {
+        instant: Instant::now() + Duration::from_secs(6),
+        wall: SystemTime::now(),
+    };
+    a.engine.tick(&mut vec![0; SCRATCH], later, &a.out);
+    exchange(&a, &b);
+    assert_eq!(b.delivered().len(), 41);
+    a.tell(&packet(A, B, 0));
+    let (datagram, _) = a.sent().unwrap();
+    assert!(datagram[0] == DATA && datagram[8] > 8, "{datagram:?}");
 }
