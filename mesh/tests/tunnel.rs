@@ -580,3 +580,63 @@ fn the_userspace_device_behaves_as_a_device() {
         node.run(move || now(conformance::check(&tunnel)));
     });
 }
+
+#[test]
+fn what_is_not_wireguards_is_the_control_sides() {
+    isolated("what_is_not_wireguards_is_the_control_sides", || {
+        let (a, b) = peered();
+        let (from, to) = [&a, &b]
+            .map(|mesh| mesh.tunnel.as_ref().expect("started"))
+            .into();
+        let wait = Duration::from_secs(5);
+        let a_datagram = b"who is there?".to_vec();
+        from.send_datagram(
+            &a_datagram,
+            "192.0.2.2:6783".parse().expect("an address"),
+            false,
+        )
+        .expect("it is sent");
+        eventually("it is dropped", || b.drops("not_wireguard") == 1);
+        let taken = to.datagrams();
+        for (remote, own) in [
+            ("192.0.2.2:6783", "192.0.2.1:6783"),
+            ("[2001:db8::2]:6783", "[2001:db8::1]:6783"),
+        ] {
+            let remote: SocketAddr = remote.parse().expect("an address");
+            from.send_datagram(&a_datagram, remote, false)
+                .expect("it is sent");
+            let seen = taken.recv_timeout(wait).expect("it is taken");
+            assert_eq!(seen.bytes, a_datagram);
+            // From the very port of the tunnel, so it opens the way that the tunnel needs.
+            assert_eq!(seen.source, own.parse().expect("an address"));
+            assert_eq!(seen.destination, Some(remote.ip()));
+            // Larger than the link: in fragments, or not at all.
+            let large = vec![b'x'; 3000];
+            let refused = from
+                .send_datagram(&large, remote, true)
+                .expect_err("it is too large");
+            assert_eq!(refused.raw_os_error(), Some(libc::EMSGSIZE));
+            from.send_datagram(&large, remote, false)
+                .expect("it is sent");
+            assert_eq!(taken.recv_timeout(wait).expect("it is taken").bytes, large);
+            // Just as large as the link.
+            let whole = vec![b'y'; if remote.is_ipv4() { 1472 } else { 1452 }];
+            from.send_datagram(&whole, remote, true)
+                .expect("it is sent");
+            assert_eq!(taken.recv_timeout(wait).expect("it is taken").bytes, whole);
+        }
+        let like_ours = from.send_datagram(
+            &[4, 0, 0, 0, 9],
+            "192.0.2.2:6783".parse().expect("one"),
+            false,
+        );
+        assert!(like_ours.is_err(), "it looks like WireGuard's");
+        // Nobody takes them, and nothing is hurt by many.
+        for _ in 0..200 {
+            from.send_datagram(&a_datagram, "192.0.2.2:6783".parse().expect("one"), false)
+                .expect("it is sent");
+        }
+        eventually("those are dropped", || b.drops("not_wireguard") > 1);
+        exchange(&a.udp(a.v4(), 1000), &b.udp(b.v4(), 1000)).expect("the tunnel carries on");
+    });
+}

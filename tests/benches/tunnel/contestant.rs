@@ -164,34 +164,34 @@ pub(super) fn configure(
     inner: [Ipv4Addr; 2],
     outer: [Ipv4Addr; 2],
 ) -> Result<()> {
-    let mut public = Vec::new();
-    for node in nodes {
-        let private = run(node, "wg genkey")?;
-        let file = node.dir().join("key");
-        fs::write(&file, private)?;
-        let key = file.display();
-        run(
-            node,
-            &format!("wg set wg0 listen-port {PORT} private-key {key}"),
-        )?;
-        // Not every engine tells its own.
-        let mut derive = node.command("wg");
-        let derived = derive
-            .arg("pubkey")
-            .stdin(fs::File::open(&file)?)
-            .output()?;
-        public.push(String::from_utf8(derived.stdout)?);
-    }
+    let public = [make_key(nodes[0])?, make_key(nodes[1])?];
     for (own, other) in [(0, 1), (1, 0)] {
         run(
             nodes[own],
             &format!(
                 "wg set wg0 peer {} endpoint {}:{PORT} allowed-ips {}/32",
-                public[other].trim(),
-                outer[other],
-                inner[other],
+                public[other], outer[other], inner[other],
             ),
         )?;
     }
     Ok(())
+}
+
+/// Gives a WireGuard device a key and its port; the public key.
+pub(super) fn make_key(node: &Node) -> Result<String> {
+    let private = run(node, "wg genkey")?;
+    let file = node.dir().join("key");
+    fs::write(&file, private)?;
+    let key = file.display();
+    run(
+        node,
+        &format!("wg set wg0 listen-port {PORT} private-key {key}"),
+    )?;
+    // Not every engine tells its own.
+    let mut derive = node.command("wg");
+    let derived = derive
+        .arg("pubkey")
+        .stdin(fs::File::open(&file)?)
+        .output()?;
+    Ok(String::from_utf8(derived.stdout)?.trim().to_owned())
 }

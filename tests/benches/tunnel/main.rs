@@ -6,6 +6,7 @@
 mod contestant;
 mod figures;
 mod load;
+mod pressure;
 mod scale;
 mod world;
 
@@ -82,7 +83,7 @@ fn bench() -> Result<bool> {
     let tools = target.join("tools");
     enter("weft-lab")?;
     let pairs = pairs(&arguments.who, &tools)?;
-    let mut rounds: Rounds = pairs
+    let mut seen: Rounds = pairs
         .iter()
         .map(|pair| (pair.contestant, Vec::new()))
         .collect();
@@ -94,20 +95,25 @@ fn bench() -> Result<bool> {
             eprintln!("round {}: {}", round + 1, pairs[at].contestant.name());
             let figures = measure(&pairs[at], &mut guesses[at])
                 .with_context(|| pairs[at].contestant.name())?;
-            rounds[at].1.push(figures);
+            seen[at].1.push(figures);
         }
     }
-    let (met, figures) = report(&rounds);
+    let (met, figures) = report(&seen);
     drop(pairs);
-    let (scales, scaled) = match arguments.who.contains(&Contestant::Weft) {
-        true => scale::measure(arguments.rounds, Path::new(DIR), &tools)?,
-        false => (true, json!(null)),
+    let ours = arguments.who.contains(&Contestant::Weft);
+    let (rounds, dir) = (arguments.rounds, Path::new(DIR));
+    let ((scales, scaled), (holds, pressed)) = match ours {
+        true => (
+            scale::measure(rounds, dir, &tools)?,
+            pressure::measure(rounds, dir, &tools)?,
+        ),
+        false => Default::default(),
     };
     let file: PathBuf = target.join("tunnel.json");
-    let all = json!({ "rounds": arguments.rounds, "figures": figures, "scale": scaled });
+    let all = json!({ "rounds": rounds, "figures": figures, "scale": scaled, "pressure": pressed });
     std::fs::write(&file, serde_json::to_string_pretty(&all)?)?;
     println!("\nall of it, round by round: {}", file.display());
-    Ok(met && scales)
+    Ok(met && (!ours || scales && holds))
 }
 
 /// All that can be started, each between ends of its own. Names those that are missing.

@@ -10,7 +10,7 @@ use weft_router::demo::net::{Netns, Node, Process};
 use weft_tests::lab::eventually;
 use weft_tests::usage;
 
-use super::contestant::{Contestant, configure};
+use super::contestant::{Contestant, PORT, configure, make_key};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -148,6 +148,71 @@ impl Pair {
         Ok(pair)
     }
 
+    /// A third one, which is a peer of the first end alone, by a veth pair of its own.
+    pub(super) fn third(&self, number: u8, base: &Path, tools: &Path) -> Result<Third> {
+        let first = &self.ends[0];
+        let node = Node::new(base, &format!("t{number}c"))?;
+        let there = node.netns().path().display();
+        let [outer, outer_of_first] = [2, 1].map(|host| Ipv4Addr::new(198, 19, number, host));
+        let inner = Ipv4Addr::new(10, 9, number, 3);
+        for (on, words) in [
+            (
+                &first.node,
+                format!(
+                    "ip link add eth1 mtu 1500 type veth peer name eth0 mtu 1500 netns {there}"
+                ),
+            ),
+            (
+                &first.node,
+                format!("ip addr add {outer_of_first}/24 dev eth1"),
+            ),
+            (&first.node, "ip link set eth1 up".to_owned()),
+            (&node, "ip link set lo up".to_owned()),
+            (&node, format!("ip addr add {outer}/24 dev eth0")),
+            (&node, "ip link set eth0 up".to_owned()),
+        ] {
+            run(on, &words)?;
+        }
+        let engine = self
+            .contestant
+            .start(&node, tools, (inner, first.address), outer_of_first)?;
+        eventually("the engine answers wg", PATIENCE, || {
+            run(&node, "wg show wg0")
+        })
+        .with_context(|| said(&node))?;
+        let own = make_key(&node)?;
+        let key = run(&first.node, "wg show wg0 public-key")?;
+        for (on, words) in [
+            (
+                &first.node,
+                format!("wg set wg0 peer {own} allowed-ips {inner}/32"),
+            ),
+            (
+                &node,
+                format!(
+                    "wg set wg0 peer {} endpoint {outer_of_first}:{PORT} allowed-ips {}/32",
+                    key.trim(),
+                    first.address
+                ),
+            ),
+            (&node, format!("ip addr add {inner}/24 dev wg0")),
+            (&node, "ip link set wg0 mtu 1420 up".to_owned()),
+        ] {
+            run(on, &words)?;
+        }
+        let third = Third {
+            node,
+            outer,
+            outer_of_first,
+            _engine: engine,
+        };
+        let ping = format!("ping -q -c 1 -W 1 {}", first.address);
+        eventually("the third reaches the first", PATIENCE, || {
+            run(&third.node, &ping)
+        })?;
+        Ok(third)
+    }
+
     /// Gives both ends a pod each, which speak from now on.
     pub(super) fn put_pods(&mut self, number: u8) -> Result<()> {
         let pod = |end: u8| Ipv4Addr::new(10, 10 + end, number, 2);
@@ -211,6 +276,30 @@ impl Pair {
             .iter()
             .flat_map(|end| &end.engine)
             .map(Process::id)
+    }
+}
+
+/// A peer of a pair's first end.
+pub(super) struct Third {
+    node: Node,
+    outer: Ipv4Addr,
+    /// Where it reaches the first end on the underlay.
+    pub(super) outer_of_first: Ipv4Addr,
+    _engine: Option<Process>,
+}
+
+impl Third {
+    /// Makes something there, a socket.
+    pub(super) fn within<T: Send>(&self, make: impl FnOnce() -> io::Result<T> + Send) -> Result<T> {
+        Ok(self.node.netns().run(|| Ok(make()))??)
+    }
+
+    /// Another address of it on the underlay.
+    pub(super) fn another(&self, number: u8) -> Result<Ipv4Addr> {
+        let [a, b, c, host] = self.outer.octets();
+        let address = Ipv4Addr::new(a, b, c, host + 1 + number);
+        run(&self.node, &format!("ip addr add {address}/24 dev eth0"))?;
+        Ok(address)
     }
 }
 

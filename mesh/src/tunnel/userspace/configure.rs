@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::engine::SCRATCH;
 use super::identity::Identity;
 use super::session::Session;
-use super::table::{Peer, Table};
+use super::table::{Endpoint, Peer, Table};
 use super::udp::Udp;
 use super::update::{PeerUpdate, Prefix, Update};
 use super::worker::{self, Shared, Workers};
@@ -223,9 +223,10 @@ impl Device {
             let session = &mut state.session;
             session.set_preshared(&identity, update.key, index, preshared, now);
         }
-        let moved = update.endpoint.is_some() && update.endpoint != state.endpoint;
+        let endpoint = update.endpoint.map(Endpoint::from);
+        let moved = endpoint.is_some() && endpoint != state.endpoint;
         if moved {
-            state.endpoint = update.endpoint;
+            state.endpoint = endpoint;
             state.local = None;
             peer.way.forget();
         }
@@ -338,7 +339,7 @@ fn peer_reading(peer: &Peer) -> PeerReading {
         key: peer.key,
         preshared_key: state.session.preshared().cloned(),
         status: PeerStatus {
-            endpoint: state.endpoint,
+            endpoint: state.endpoint.map(Endpoint::address),
             has_preshared_key: state.session.preshared().is_some(),
             persistent_keepalive: state.session.keepalive(),
             last_handshake: state.session.last_handshake(),

@@ -5,6 +5,7 @@ mod allowed_ips;
 mod checksum;
 mod coalesce;
 mod configure;
+mod datagram;
 mod drops;
 mod ecn;
 mod engine;
@@ -28,7 +29,9 @@ mod worker;
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -42,6 +45,7 @@ use self::worker::{Deleted, Shared, Workers};
 use super::{Tunnel, TunnelError};
 use crate::device::{Change, DeviceStatus};
 
+pub use datagram::Datagram;
 pub use uapi::Access;
 
 /// Where `wg` looks for devices that are not the kernel's.
@@ -129,6 +133,26 @@ impl UserspaceTunnel {
             listen_port: Some(0),
             ..Update::default()
         })
+    }
+
+    /// The datagrams on the tunnel's port that are not WireGuard's, from now on. Whoever asked before
+    /// gets no more.
+    pub fn datagrams(&self) -> Receiver<Datagram> {
+        self.device.shared.engine.others.taken()
+    }
+
+    /// Sends a datagram that is not WireGuard's from the tunnel's port. With `whole` no router may
+    /// fragment it (DF), nor this host, whatever it knows of the path: a probe of the path's MTU.
+    ///
+    /// # Errors
+    /// When it begins as WireGuard's do, where the device has no socket of that family, and as
+    /// `sendto(2)`: `EMSGSIZE` where it exceeds the link's MTU and is to stay whole.
+    pub fn send_datagram(&self, bytes: &[u8], to: SocketAddr, whole: bool) -> io::Result<()> {
+        datagram::refused(bytes)?;
+        match &*self.device.shared.udp.load() {
+            Some(udp) => udp.send_other(bytes, to, whole),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
     }
 
     /// Answers WireGuard's cross-platform configuration protocol on the unix socket `LINK.sock` in

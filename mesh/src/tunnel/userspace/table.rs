@@ -90,6 +90,27 @@ pub(super) struct Peer {
     errno: AtomicI32,
 }
 
+/// Where a peer is reached. Another way than straight there, a relay, would be another variant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Endpoint {
+    Udp(SocketAddr),
+}
+
+impl Endpoint {
+    /// The address that datagrams go to.
+    pub(super) fn address(self) -> SocketAddr {
+        match self {
+            Self::Udp(address) => address,
+        }
+    }
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(address: SocketAddr) -> Self {
+        Self::Udp(address)
+    }
+}
+
 /// The way of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Path {
@@ -101,7 +122,7 @@ pub(super) struct Path {
 /// What one packet at a time may touch.
 pub(super) struct PeerState {
     pub(super) session: Session,
-    pub(super) endpoint: Option<SocketAddr>,
+    pub(super) endpoint: Option<Endpoint>,
     /// This host's address that the endpoint spoke to: a strict NAT before the peer, or a firewall,
     /// lets only that one answer.
     pub(super) local: Option<IpAddr>,
@@ -111,7 +132,7 @@ impl PeerState {
     /// Where the peer is reached.
     pub(super) fn path(&self, now: Instant) -> Option<Path> {
         Some(Path {
-            remote: self.endpoint?,
+            remote: self.endpoint?.address(),
             local: self.local.filter(|_| !self.session.is_silent(STICKY, now)),
         })
     }

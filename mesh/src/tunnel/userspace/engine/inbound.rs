@@ -7,6 +7,7 @@ use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::handshake::parse_handshake_anon;
 use boringtun::noise::{Packet, TunnResult};
 
+use super::super::datagram::is_wireguard;
 use super::super::drops::Drop;
 use super::super::ecn;
 use super::super::incoming::Incoming;
@@ -116,6 +117,12 @@ impl Engine {
         now: Now,
         out: &impl Output,
     ) {
+        if !is_wireguard(datagram) {
+            if !self.others.offer(datagram, arrived) {
+                self.drops.count(Drop::NotWireguard);
+            }
+            return;
+        }
         let peer = match self.sender(table, datagram, arrived, now, out) {
             Ok(peer) => peer,
             Err(reason) => return self.drops.count(reason),
@@ -251,11 +258,11 @@ fn by_data<'t>(table: &'t Table, datagram: &[u8]) -> Option<(u32, &'t Arc<Peer>)
 /// underlay never runs inside the mesh.
 fn may_roam(table: &Table, peer: &Peer, state: &mut PeerState, arrived: Path) -> bool {
     let source = arrived.remote;
-    if state.endpoint != Some(source) {
+    if state.endpoint != Some(source.into()) {
         if matches!(table.allowed_ips.longest_match(source.ip()), Some((1.., _))) {
             return false;
         }
-        state.endpoint = Some(source);
+        state.endpoint = Some(source.into());
         peer.way.forget();
     }
     state.local = arrived.local;

@@ -14,6 +14,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 
 use super::coalesce::Write;
+use super::datagram::Others;
 use super::drops::{Drop, Drops};
 use super::outgoing::{LARGEST, Sealing};
 use super::session::{Now, OVERHEAD};
@@ -50,6 +51,7 @@ pub(super) trait Output {
 pub(super) struct Engine {
     pub(super) table: ArcSwap<Table>,
     pub(super) drops: Drops,
+    pub(super) others: Others,
     /// Who shakes hands, under load.
     sources: Mutex<Sources>,
     /// Counts the ticks.

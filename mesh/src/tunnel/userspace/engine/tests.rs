@@ -101,7 +101,7 @@ impl Node {
         let (key, index) = (other.key.public_key(), table.free_index().unwrap());
         let session = Session::new(&identity, key, index, preshared, Instant::now());
         let peer = Arc::new(Peer::new(key, session));
-        peer.lock().endpoint = Some(other.address);
+        peer.lock().endpoint = Some(other.address.into());
         table.index(&peer);
         for prefix in prefixes {
             table
@@ -258,13 +258,13 @@ fn a_peer_is_followed_to_the_address_that_it_is_heard_from() {
     let mut forged = datagram.clone();
     *forged.last_mut().unwrap() ^= 1;
     b.hear(&forged, moved);
-    assert_eq!(b.peer(&a).lock().endpoint, Some(a.address));
+    assert_eq!(b.peer(&a).lock().endpoint, Some(a.address.into()));
     assert_eq!(b.drops("bad_data"), 1);
 
     b.hear(&datagram, moved);
-    assert_eq!(b.peer(&a).lock().endpoint, Some(moved));
+    assert_eq!(b.peer(&a).lock().endpoint, Some(moved.into()));
     b.hear(&datagram, a.address);
-    assert_eq!(b.peer(&a).lock().endpoint, Some(moved));
+    assert_eq!(b.peer(&a).lock().endpoint, Some(moved.into()));
     assert_eq!(b.drops("replayed"), 1);
 }
 
@@ -276,7 +276,7 @@ fn an_endpoint_inside_the_mesh_is_never_taken() {
     b.delivered();
     a.tell(&packet(A, B, 0));
     b.hear(&a.sent().unwrap().0, (A, 6783).into());
-    assert_eq!(b.peer(&a).lock().endpoint, Some(a.address));
+    assert_eq!(b.peer(&a).lock().endpoint, Some(a.address.into()));
     assert_eq!(b.drops("endpoint_in_mesh"), 1);
     assert!(b.delivered().is_empty());
 }

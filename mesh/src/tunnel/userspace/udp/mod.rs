@@ -7,6 +7,7 @@ mod send;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -34,6 +35,8 @@ pub(super) struct Udp {
     /// None where the host has no IPv6.
     pub(super) v6: Option<UdpSocket>,
     pub(super) port: u16,
+    /// Held while datagrams are to stay whole.
+    whole: Mutex<()>,
 }
 
 impl Udp {
@@ -67,7 +70,12 @@ impl Udp {
             }
             Err(error) => return Err(error),
         };
-        Ok(Self { v4, v6, port })
+        Ok(Self {
+            v4,
+            v6,
+            port,
+            whole: Mutex::default(),
+        })
     }
 
     /// Marks the datagrams to come. Without the privilege the sockets stay unmarked, with a warning.
@@ -84,6 +92,42 @@ impl Udp {
         [Some(&self.v4), self.v6.as_ref()].into_iter().flatten()
     }
 
+    /// Sends a datagram of the control side. Whether datagrams are to stay whole is a setting of the
+    /// socket: those of peers that are sent in the same instant stay so, too.
+    pub(super) fn send_other(&self, bytes: &[u8], to: SocketAddr, whole: bool) -> io::Result<()> {
+        let socket = self.of(to)?;
+        if !whole {
+            return socket.send_to(bytes, to).map(drop);
+        }
+        let _one = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        let (level, name, [probe, usual]) = match to {
+            SocketAddr::V4(_) => (
+                libc::IPPROTO_IP,
+                libc::IP_MTU_DISCOVER,
+                [libc::IP_PMTUDISC_PROBE, libc::IP_PMTUDISC_WANT],
+            ),
+            SocketAddr::V6(_) => (
+                libc::IPPROTO_IPV6,
+                libc::IPV6_MTU_DISCOVER,
+                [libc::IPV6_PMTUDISC_PROBE, libc::IPV6_PMTUDISC_WANT],
+            ),
+        };
+        set(socket.as_fd(), level, name, probe)?;
+        let sent = socket.send_to(bytes, to).map(drop);
+        set(socket.as_fd(), level, name, usual)?;
+        sent
+    }
+
+    fn of(&self, to: SocketAddr) -> io::Result<&UdpSocket> {
+        match to {
+            SocketAddr::V4(_) => Ok(&self.v4),
+            SocketAddr::V6(_) => {
+                let none = || io::Error::from_raw_os_error(libc::EAFNOSUPPORT);
+                self.v6.as_ref().ok_or_else(none)
+            }
+        }
+    }
+
     /// Sends from `path.local`, or, when that is no address of this host any more, from whichever
     /// the routes choose.
     pub(super) fn send(
@@ -93,13 +137,7 @@ impl Udp {
         path: Path,
         way: &Segmentation,
     ) -> io::Result<()> {
-        let socket = match path.remote {
-            SocketAddr::V4(_) => &self.v4,
-            SocketAddr::V6(_) => {
-                let none = || io::Error::from_raw_os_error(libc::EAFNOSUPPORT);
-                self.v6.as_ref().ok_or_else(none)?
-            }
-        };
+        let socket = self.of(path.remote)?;
         let sent = send::send(socket, runs, arena, path, way);
         match sent {
             // A network device that was stuck for SEND_TIMEOUT is so from any address.
@@ -150,17 +188,20 @@ fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-#[allow(unsafe_code)]
 fn switch_on(socket: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<()> {
-    let on: libc::c_int = 1;
+    set(socket, level, name, 1)
+}
+
+#[allow(unsafe_code)]
+fn set(socket: BorrowedFd<'_>, level: i32, name: i32, value: libc::c_int) -> io::Result<()> {
     // SAFETY: the pointer is to an integer of the size that is given.
     let done = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             level,
             name,
-            (&raw const on).cast(),
-            size_of_val(&on) as libc::socklen_t,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
         )
     };
     if done == 0 {
