@@ -4,6 +4,7 @@ mod netns;
 mod old_kernel;
 mod order;
 mod pair;
+mod rekey;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -355,26 +356,6 @@ fn the_first_peer_needs_the_devices_key() {
         };
         let error = now(tunnel.apply(&[change])).expect_err("it is refused");
         assert!(matches!(error, TunnelError::Refused { .. }), "{error}");
-    });
-}
-
-#[test]
-#[ignore = "takes eleven minutes; run it alone"]
-fn five_changes_of_the_session_keys_lose_no_datagram() {
-    isolated("five_changes_of_the_session_keys_lose_no_datagram", || {
-        let (a, b) = peered();
-        let (from, to) = (a.udp(a.v4(), 1000), b.udp(b.v4(), 1000));
-        let begun = Instant::now();
-        let (mut exchanges, mut lost) = (0_u64, Vec::new());
-        while begun.elapsed() < Duration::from_secs(660) {
-            exchanges += 1;
-            if let Err(error) = exchange(&from, &to) {
-                lost.push((begun.elapsed(), error.kind()));
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        let drops = [a.status().drops, b.status().drops];
-        assert!(lost.is_empty(), "{lost:?} of {exchanges}; {drops:?}");
     });
 }
 
