@@ -17,15 +17,27 @@ pub(super) enum Contestant {
     /// The underlay alone: no tunnel, nothing sealed.
     Veth,
     Weft,
+    /// Ours with another transport than boringtun's: what that costs.
+    OwnTransport,
     WireguardGo,
     Boringtun,
     Gotatun,
     Nebula,
 }
 
-use Contestant::{Boringtun, Gotatun, Nebula, Veth, Weft, WireguardGo};
+use Contestant::{Boringtun, Gotatun, Nebula, OwnTransport, Veth, Weft, WireguardGo};
 
-pub(super) const ALL: [Contestant; 6] = [Veth, Weft, WireguardGo, Boringtun, Gotatun, Nebula];
+pub(super) const ALL: [Contestant; 7] = [
+    Veth,
+    Weft,
+    OwnTransport,
+    WireguardGo,
+    Boringtun,
+    Gotatun,
+    Nebula,
+];
+/// By this name this very executable is ours with that transport.
+pub(super) const OWN_TRANSPORT: &str = "weft-own-transport";
 /// The port of every engine's socket.
 pub(super) const PORT: u16 = 4242;
 
@@ -34,6 +46,7 @@ impl Contestant {
         match self {
             Veth => "plain veth",
             Weft => "weft",
+            OwnTransport => "weft with own transport",
             WireguardGo => "wireguard-go",
             Boringtun => "boringtun-cli",
             Gotatun => "gotatun",
@@ -44,7 +57,7 @@ impl Contestant {
     /// What `.ci/tools` has to have built for it.
     pub(super) fn programs(self) -> &'static [&'static str] {
         match self {
-            Veth | Weft => &[],
+            Veth | Weft | OwnTransport => &[],
             WireguardGo => &["wireguard"],
             Boringtun => &["boringtun-cli"],
             Gotatun => &["gotatun"],
@@ -75,9 +88,10 @@ impl Contestant {
     ) -> Result<Option<Process>> {
         let mut command = match self {
             Veth => return Ok(None),
-            Weft => {
+            Weft | OwnTransport => {
+                let name = if self == Weft { "weft" } else { OWN_TRANSPORT };
                 let mut command = node.command(std::env::current_exe()?);
-                command.arg0("weft").args(["tunnel", "-f", "wg0"]);
+                command.arg0(name).args(["tunnel", "-f", "wg0"]);
                 command
             }
             WireguardGo => with(node, tools.join("wireguard"), &["-f", "wg0"]),

@@ -261,7 +261,12 @@ fn ratio(figure: &Figure, medians: &[(Contestant, f64)]) -> Option<f64> {
     let ours = of(Contestant::Weft)?;
     let others = medians
         .iter()
-        .filter(|(who, _)| !matches!(who, Contestant::Weft | Contestant::Veth))
+        .filter(|(who, _)| {
+            !matches!(
+                who,
+                Contestant::Weft | Contestant::OwnTransport | Contestant::Veth
+            )
+        })
         .map(|(_, value)| *value);
     match figure.against {
         Against::WireguardGo => Some(ours / of(Contestant::WireguardGo)?),

@@ -19,6 +19,8 @@ mod segment;
 mod session;
 mod sources;
 mod table;
+#[cfg(feature = "testing")]
+mod transport;
 mod tun;
 mod uapi;
 mod udp;
@@ -46,6 +48,8 @@ use super::{Tunnel, TunnelError};
 use crate::device::{Change, DeviceStatus};
 
 pub use datagram::Datagram;
+#[cfg(feature = "testing")]
+pub use transport::{Transport, use_transport};
 pub use uapi::Access;
 
 /// Where `wg` looks for devices that are not the kernel's.
@@ -106,6 +110,7 @@ impl UserspaceTunnel {
             deleted: Deleted::default(),
             engine: Engine::default(),
             tun: ArcSwap::from_pointee(tun),
+            outlets: (0..queues).map(|_| Mutex::default()).collect(),
             udp: ArcSwapOption::empty(),
         });
         let mut workers = Workers::new().map_err(io)?;

@@ -16,6 +16,8 @@ use boringtun::x25519;
 use super::drops::Drop;
 use super::identity::Identity;
 use super::queue::Queue;
+#[cfg(feature = "testing")]
+use super::transport::Other;
 use super::wire::{COOKIE, DATA, INITIATION, RESPONSE, padded, word};
 use crate::{PresharedKey, PublicKey};
 
@@ -108,6 +110,8 @@ pub(super) struct Session {
     last_heard: Option<Instant>,
     keepalive: Option<Duration>,
     preshared: Option<PresharedKey>,
+    #[cfg(feature = "testing")]
+    other: Option<Other>,
 }
 
 /// The session from before a change of the pre-shared key.
@@ -141,6 +145,8 @@ impl Session {
             last_heard: None,
             keepalive: None,
             preshared,
+            #[cfg(feature = "testing")]
+            other: Other::new(identity.key, peer),
         }
     }
 
@@ -228,6 +234,16 @@ impl Session {
         now: Instant,
     ) -> Sealed {
         let packet = padded(packet, len);
+        #[cfg(feature = "testing")]
+        if self.ready
+            && let Some(other) = &mut self.other
+            && let Some(len) = other.seal(packet, out)
+        {
+            return Sealed {
+                datagram: Some(len),
+                dropped: 0,
+            };
+        }
         if self.ready {
             self.last_traffic = now;
             let datagram = sent(&self.tunn.encapsulate(packet, out));
@@ -320,10 +336,23 @@ impl Session {
         datagram
     }
 
+    /// Another session is the one to seal with.
+    fn begun(&mut self) {
+        self.sealed = 0;
+        #[cfg(feature = "testing")]
+        if let Some(other) = &mut self.other {
+            other.forget();
+        }
+    }
+
     /// Takes note of the counter of a message that was just sealed.
     fn count(&mut self, message: &[u8]) {
         let counter = message.get(8..16).and_then(|bytes| bytes.try_into().ok());
         self.sealed = counter.map_or(self.sealed, u64::from_le_bytes);
+        #[cfg(feature = "testing")]
+        if let Some(other) = &mut self.other {
+            other.learn(word(message, 4));
+        }
         // Until there is another: packets wait for that.
         self.ready &= self.sealed < self.limits.reject;
     }
@@ -335,6 +364,17 @@ impl Session {
             return Opened::Refused(Drop::NotWireguard);
         };
         let kind = datagram[0];
+        #[cfg(feature = "testing")]
+        if kind == DATA
+            && let Some(other) = &mut self.other
+            && let Some(len) = other.open(datagram, out)
+        {
+            self.last_heard = Some(now.instant);
+            return match length_and_source(&out[..len]) {
+                Some((len, source)) => Opened::Packet(len, source),
+                None => Opened::NotIp,
+            };
+        }
         let draining = self
             .draining
             .as_mut()
@@ -353,7 +393,7 @@ impl Session {
             }
             (RESPONSE, TunnResult::WriteToNetwork(answer)) => {
                 self.last_handshake = Some(now.wall);
-                self.sealed = 0;
+                self.begun();
                 Opened::Handshake(answer.len())
             }
             (INITIATION, TunnResult::Err(WireGuardError::WrongTai64nTimestamp)) => {
@@ -379,7 +419,7 @@ impl Session {
         if kind == DATA && self.unconfirmed == Some(receiver) {
             self.unconfirmed = None;
             self.last_handshake = Some(now.wall);
-            self.sealed = 0;
+            self.begun();
         }
         if kind != DATA || !self.ready {
             self.refresh(now.instant);
@@ -486,6 +526,28 @@ fn sent(result: &TunnResult<'_>) -> Option<usize> {
         TunnResult::WriteToNetwork(datagram) => Some(datagram.len()),
         _ => None,
     }
+}
+
+/// Without the padding, as boringtun has it.
+#[cfg(feature = "testing")]
+fn length_and_source(packet: &[u8]) -> Option<(usize, IpAddr)> {
+    let bytes = |at: usize| {
+        packet
+            .get(at..at + 2)
+            .map(|two| usize::from(u16::from_be_bytes([two[0], two[1]])))
+    };
+    let (len, source) = match packet.first()? >> 4 {
+        4 => (
+            bytes(2)?,
+            IpAddr::from(<[u8; 4]>::try_from(packet.get(12..16)?).ok()?),
+        ),
+        6 => (
+            40 + bytes(4)?,
+            IpAddr::from(<[u8; 16]>::try_from(packet.get(8..24)?).ok()?),
+        ),
+        _ => return None,
+    };
+    (20..=packet.len()).contains(&len).then_some((len, source))
 }
 
 fn reason(kind: u8, error: &WireGuardError) -> Drop {

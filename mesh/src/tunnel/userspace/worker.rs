@@ -30,6 +30,11 @@ const RETRY: Duration = Duration::from_millis(500);
 /// A packet of this length is sent before the next is read: it is a whole system call's worth.
 const AT_ONCE: usize = 16 * 1024;
 
+/// Packets that are read before another thread has a turn at the queue.
+const BURST: usize = 256;
+/// Packets that a thread which receives takes on: acknowledgements, the answer to a ping.
+const ANSWERS: usize = 4;
+
 /// What the threads share.
 pub(super) struct Shared {
     pub(super) link: String,
@@ -38,6 +43,8 @@ pub(super) struct Shared {
     pub(super) deleted: Deleted,
     pub(super) engine: Engine,
     pub(super) tun: ArcSwap<Tun>,
+    /// One a queue.
+    pub(super) outlets: Vec<Mutex<Outlet>>,
     pub(super) udp: ArcSwapOption<Udp>,
 }
 
@@ -195,40 +202,89 @@ impl Stop {
     }
 }
 
-/// Reads packets from a queue of the TUN until told to stop.
-pub(super) fn read_tun(queue: usize, shared: &Shared, stop: &Stop) {
-    let mut buffer = vec![0; LARGEST];
-    let mut outgoing = Outgoing::default();
-    let mut tun = shared.tun.load_full();
-    let mut now = Now::read();
-    while !stop.is_raised() {
-        match tun.read(queue, &mut buffer) {
-            Ok((vnet, len)) => {
-                if outgoing.is_empty() {
-                    now = Now::read();
-                }
-                let engine = &shared.engine;
-                engine.outbound(vnet, &mut buffer[..len], &mut outgoing, now, shared);
-                if len >= AT_ONCE {
-                    engine.send_staged(&mut outgoing, now, shared);
-                }
-            }
-            Err(error) => match Errno::from_io_error(&error) {
-                Some(Errno::AGAIN) if !outgoing.is_empty() => {
-                    shared.engine.send_staged(&mut outgoing, now, shared);
-                }
-                Some(Errno::AGAIN) => stop.wait(Some(tun.queue(queue)), None),
-                Some(Errno::INTR) => {}
-                // Somebody deleted the link.
-                Some(Errno::BADFD) => match shared.reopen(&tun, stop) {
-                    Some(again) => tun = again,
-                    None => return,
-                },
-                // EIO: the link is down.
-                _ => stop.wait(None, Some(RETRY)),
-            },
+/// What one thread at a time has of a queue of the TUN, from the reading of a packet until it is sent:
+/// a flow stays in order.
+pub(super) struct Outlet {
+    buffer: Vec<u8>,
+    outgoing: Outgoing,
+}
+
+impl Default for Outlet {
+    fn default() -> Self {
+        Self {
+            buffer: vec![0; LARGEST],
+            outgoing: Outgoing::default(),
         }
     }
+}
+
+impl Outlet {
+    /// Sends what the queue has, up to so many packets; why it ended before.
+    fn drain(&mut self, queue: usize, most: usize, tun: &Tun, shared: &Shared) -> io::Result<()> {
+        let Self { buffer, outgoing } = self;
+        let engine = &shared.engine;
+        let mut now = Now::read();
+        for _ in 0..most {
+            match tun.read(queue, buffer) {
+                Ok((vnet, len)) => {
+                    if outgoing.is_empty() {
+                        now = Now::read();
+                    }
+                    engine.outbound(vnet, &mut buffer[..len], outgoing, now, shared);
+                    if len >= AT_ONCE {
+                        engine.send_staged(outgoing, now, shared);
+                    }
+                }
+                Err(error) => {
+                    engine.send_staged(outgoing, now, shared);
+                    return Err(error);
+                }
+            }
+        }
+        engine.send_staged(outgoing, now, shared);
+        Ok(())
+    }
+}
+
+/// Reads packets from a queue of the TUN until told to stop.
+pub(super) fn read_tun(queue: usize, shared: &Shared, stop: &Stop) {
+    let mut tun = shared.tun.load_full();
+    while !stop.is_raised() {
+        let mut outlet = lock(&shared.outlets[queue]);
+        let drained = outlet.drain(queue, BURST, &tun, shared);
+        drop(outlet);
+        let Err(error) = drained else {
+            continue;
+        };
+        match Errno::from_io_error(&error) {
+            Some(Errno::AGAIN) => stop.wait(Some(tun.queue(queue)), None),
+            Some(Errno::INTR) => {}
+            // Somebody deleted the link.
+            Some(Errno::BADFD) => match shared.reopen(&tun, stop) {
+                Some(again) => tun = again,
+                None => return,
+            },
+            // EIO: the link is down.
+            _ => stop.wait(None, Some(RETRY)),
+        }
+    }
+}
+
+/// What the host answers at once is in the TUN when it has been given the packet: it goes out by the
+/// thread that is awake, unless another is at that queue.
+fn answer(queue: usize, shared: &Shared) {
+    let tun = shared.tun.load();
+    let queue = queue % tun.queues();
+    if let Some(outlet) = shared.outlets.get(queue)
+        && let Ok(mut outlet) = outlet.try_lock()
+    {
+        // An error is the queue's own thread's to deal with.
+        let _ = outlet.drain(queue, ANSWERS, &tun, shared);
+    }
+}
+
+fn lock(outlet: &Mutex<Outlet>) -> MutexGuard<'_, Outlet> {
+    outlet.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Reads datagrams from one socket until told to stop.
@@ -243,7 +299,9 @@ pub(super) fn read_udp(socket: &UdpSocket, shared: &Shared, stop: &Stop) {
                 for received in (0..messages).filter_map(|at| receiver.message(at)) {
                     shared.engine.inbound(&received, &mut incoming, now, shared);
                 }
-                shared.engine.deliver(&mut incoming, now, shared);
+                if let Some(queue) = shared.engine.deliver(&mut incoming, now, shared) {
+                    answer(queue, shared);
+                }
             }
             Err(error) => match Errno::from_io_error(&error) {
                 Some(Errno::AGAIN) => stop.wait(Some(socket.as_fd()), None),

@@ -62,18 +62,27 @@ impl Engine {
         }
     }
 
-    /// Gives the host what was opened, and sends what waited for a session that is there now.
-    pub(in super::super) fn deliver(&self, incoming: &mut Incoming, now: Now, out: &impl Output) {
+    /// Gives the host what was opened, and sends what waited for a session that is there now. By
+    /// which queue, of however many, the host was given something last.
+    pub(in super::super) fn deliver(
+        &self,
+        incoming: &mut Incoming,
+        now: Now,
+        out: &impl Output,
+    ) -> Option<usize> {
+        let mut queue = None;
         for number in 0..incoming.batch.writes() {
             let write = incoming.batch.write(number, &mut incoming.plain);
             if out.tunnel(&write, &incoming.plain).is_err() {
                 self.drops.add(Drop::TunWrite, write.count() as u64);
             }
+            queue = Some(write.hash as usize);
         }
         incoming.clear();
         while let Some(peer) = incoming.owed.pop() {
             self.flush(&peer, &mut incoming.scratch, now, out);
         }
+        queue
     }
 
     /// Data for a session of the peer, whose lock is held.
