@@ -6,6 +6,8 @@ use super::vnet::{GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, Vnet};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+/// The extension header of IPv6 fragments.
+const FRAGMENT: u8 = 44;
 const ACK: u8 = 0x10;
 const PSH: u8 = 0x08;
 /// The largest super-packet, and the most segments of one (the kernel's UDP_MAX_SEGMENTS before 6.9).
@@ -131,6 +133,10 @@ impl Batch {
                 group.closed = shape.payload < first.payload || shape.push;
                 return;
             }
+        }
+        if shape.is_none() && is_fragment(packet) {
+            // It may be of any flow: it shows no ports.
+            self.flows.fill(NONE);
         }
         // What comes later of this flow must not be written before this.
         self.flows[place] = self.groups.len() as u16;
@@ -270,8 +276,12 @@ impl Shape {
         })
     }
 
-    /// Whether its checksum is right.
+    /// Whether its checksums are right.
     fn is_right(self, packet: &[u8]) -> bool {
+        let network = &packet[..usize::from(self.transport)];
+        if packet[0] >> 4 == 4 && fold(sum(network, 0)) != 0xffff {
+            return false;
+        }
         let segment = &packet[usize::from(self.transport)..];
         let pseudo = pseudo(addresses(packet), self.protocol, segment.len());
         fold(sum(segment, pseudo)) == 0xffff
@@ -332,6 +342,17 @@ fn alike(first: Shape, head: &[u8], packet: &[u8], count: u16) -> bool {
                 && head[at + 14..at + 16] == packet[at + 14..at + 16]
                 && head[at + 18..headers] == packet[at + 18..headers]
         })
+}
+
+/// Whether it is a part of a packet, of IPv4 or IPv6.
+fn is_fragment(packet: &[u8]) -> bool {
+    match packet {
+        [version, _, _, _, _, _, high, low, ..] if version >> 4 == 4 => {
+            high & 0x3f != 0 || *low != 0
+        }
+        [version, _, _, _, _, _, next, ..] => version >> 4 == 6 && *next == FRAGMENT,
+        _ => false,
+    }
 }
 
 /// A hash of a flow that is the same both ways: of whatever of it every packet shows.

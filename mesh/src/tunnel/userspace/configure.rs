@@ -152,13 +152,13 @@ impl Device {
     ) -> Result<(), TunnelError> {
         let wanted = fwmark.unwrap_or(control.fwmark);
         let changed = control.fwmark != wanted;
-        control.fwmark = wanted;
         let present = self.shared.udp.load();
         let present = present.as_ref();
         let Some(port) = port.filter(|&port| present.is_none_or(|udp| udp.port != port)) else {
             if let Some(udp) = present.filter(|_| changed) {
                 udp.set_mark(wanted);
             }
+            control.fwmark = wanted;
             return Ok(());
         };
         let io = |source| TunnelError::Io {
@@ -175,6 +175,7 @@ impl Device {
             workers.start("weft-udp", &self.shared, read).map_err(io)?;
         }
         self.shared.udp.store(Some(udp));
+        control.fwmark = wanted;
         control.udp = Some(workers);
         Ok(())
     }
@@ -245,11 +246,10 @@ impl Device {
 
         table.index(&peer);
         if update.replace_allowed_ips {
-            let wanted = |prefix| update.allowed_ips.contains(&(prefix, Prefix::Add));
-            let is_own = |holder: &Arc<Peer>| Arc::ptr_eq(holder, &peer);
+            // Nobody sees the table before those that stay are in it again.
             table
                 .allowed_ips
-                .retain(|prefix, holder| !is_own(holder) || wanted(prefix));
+                .retain(|_, holder| !Arc::ptr_eq(holder, &peer));
         }
         for (prefix, what) in update.allowed_ips {
             match what {

@@ -103,6 +103,8 @@ impl UserspaceTunnel {
         let hold = Hold::take(link)?;
         let tun = Tun::open(link, options)?;
         let queues = tun.queues();
+        // One that is made again has as many as there are threads for.
+        let options = Options { queues, ..options };
         let shared = Arc::new(Shared {
             link: link.to_owned(),
             _hold: hold,

@@ -346,3 +346,45 @@ fn the_flags_that_a_network_device_moves_are_where_it_puts_them() {
     let flags: Vec<u8> = cut(vnet, &whole).iter().map(|packet| packet[33]).collect();
     assert_eq!(flags, [0x90, 0x10, 0x19]);
 }
+
+#[test]
+fn nothing_goes_past_a_fragment() {
+    for v6 in [false, true] {
+        let flow = Flow {
+            protocol: UDP,
+            v6,
+            ..FLOW
+        };
+        let whole = |byte: u8| packet(&flow, 0, &[byte; 100]);
+        let mut fragment = whole(2);
+        if v6 {
+            fragment[6] = 44;
+        } else {
+            fragment[6] = 0x20;
+            set_ipv4_header(&mut fragment[..20]);
+        }
+        let packets = [whole(1), fragment, whole(3)];
+        let written: Vec<Vec<u8>> = joined(&packets)
+            .into_iter()
+            .map(|(_, bytes)| bytes)
+            .collect();
+        assert_eq!(written, packets, "IPv6: {v6}");
+    }
+}
+
+#[test]
+fn a_packet_whose_header_is_damaged_is_not_made_whole() {
+    let flow = Flow {
+        protocol: UDP,
+        ..FLOW
+    };
+    let good = || packet(&flow, 0, &[1; 100]);
+    let mut bad = good();
+    bad[10] ^= 0xff;
+    let packets = [good(), bad, good()];
+    let writes = joined(&packets);
+    assert!(
+        writes.iter().any(|(_, bytes)| *bytes == packets[1]),
+        "{writes:?}"
+    );
+}

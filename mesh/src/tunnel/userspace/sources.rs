@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::identity::HANDSHAKES;
 
+const SECOND: Duration = Duration::from_millis(1_100);
 /// The time for which one initiation counts.
 const INTERVAL: Duration = Duration::from_millis(50);
 /// How far ahead of that a source may be.
@@ -25,16 +26,20 @@ pub(super) struct Sources {
 }
 
 impl Sources {
-    /// Counts a handshake message with a right first MAC; whether cookies are demanded.
-    pub(super) fn count(&mut self, now: Instant) -> bool {
-        if self
-            .second
-            .is_none_or(|began| now >= began + Duration::from_secs(1))
-        {
-            self.second = Some(now);
-            self.seen = 0;
-            self.until.retain(|_, until| *until > now);
+    /// Whether a second is over, and another begins. To be asked with each tick; boringtun's own count
+    /// begins anew with this one, which is a little longer than its second.
+    pub(super) fn turn(&mut self, now: Instant) -> bool {
+        if self.second.is_some_and(|began| now < began + SECOND) {
+            return false;
         }
+        self.second = Some(now);
+        self.seen = 0;
+        self.until.retain(|_, until| *until > now);
+        true
+    }
+
+    /// Counts a handshake message with a right first MAC; whether cookies are demanded.
+    pub(super) fn count(&mut self) -> bool {
         self.seen += 1;
         self.seen > HANDSHAKES
     }
@@ -142,15 +147,18 @@ mod tests {
         assert_eq!(sources.until.len(), MOST);
         assert!(!sources.admits(IpAddr::V4(u32::MAX.into()), now));
         let later = now + Duration::from_secs(2);
-        sources.count(later);
+        assert!(sources.turn(later));
         assert!(sources.admits(IpAddr::V4(u32::MAX.into()), later));
     }
 
     #[test]
     fn load_is_counted_by_the_second() {
         let (mut sources, now) = (Sources::default(), Instant::now());
-        assert!((0..HANDSHAKES).all(|_| !sources.count(now)));
-        assert!(sources.count(now));
-        assert!(!sources.count(now + Duration::from_secs(1)));
+        assert!(sources.turn(now));
+        assert!((0..HANDSHAKES).all(|_| !sources.count()));
+        assert!(!sources.turn(now + Duration::from_millis(900)));
+        assert!(sources.count());
+        assert!(sources.turn(now + SECOND));
+        assert!(!sources.count());
     }
 }

@@ -6,10 +6,12 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 
 use rustix::io::Errno;
-use tracing::info;
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::geteuid;
+use tracing::{info, warn};
 
 use super::coalesce::{Offloads, Write};
 use super::vnet::{HEADER, Vnet};
@@ -17,6 +19,8 @@ use crate::tunnel::TunnelError;
 
 const DEVICE: &str = "/dev/net/tun";
 
+/// How many names a link has by which it is held.
+const NAMES: usize = 16;
 /// The pieces of the largest super-packet, and its header.
 const PIECES: usize = 65;
 
@@ -38,26 +42,52 @@ pub(super) struct Options {
 /// The right to a link's name, in a network namespace: the kernel lets many processes attach to a
 /// device of many queues.
 pub(super) struct Hold {
-    /// An abstract socket is its network namespace's, and goes with the process.
-    _socket: UnixDatagram,
+    /// An abstract socket is its network namespace's, and goes with the process. None where others
+    /// have taken all of the names.
+    _socket: Option<UnixListener>,
 }
 
 impl Hold {
-    /// Takes it, in the network namespace of the calling thread.
+    /// Takes it, in the network namespace of the calling thread. Anybody may bind a name, so one that
+    /// is another user's holds nothing, and the next is taken.
     pub(super) fn take(link: &str) -> Result<Self, TunnelError> {
-        let address = SocketAddr::from_abstract_name(format!("weft-tun/{link}"));
-        let socket = address.and_then(|address| UnixDatagram::bind_addr(&address));
-        match socket {
-            Ok(socket) => Ok(Self { _socket: socket }),
-            Err(source) => Err(TunnelError::Io {
-                act: match source.kind() {
-                    io::ErrorKind::AddrInUse => held(link),
-                    _ => format!("hold the name of {link}"),
-                },
+        for number in 0..NAMES {
+            let name = format!("weft-tun/{link}/{number}");
+            let io = |source| TunnelError::Io {
+                act: format!("hold the name of {link}"),
                 source,
-            }),
+            };
+            let address = SocketAddr::from_abstract_name(name).map_err(io)?;
+            match UnixListener::bind_addr(&address) {
+                Ok(socket) => {
+                    return Ok(Self {
+                        _socket: Some(socket),
+                    });
+                }
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                    if is_our_users(&address) {
+                        return Err(TunnelError::Io {
+                            act: held(link),
+                            source: error,
+                        });
+                    }
+                }
+                Err(error) => return Err(io(error)),
+            }
         }
+        warn!(
+            link,
+            "another user's processes have all names by which this link is held"
+        );
+        Ok(Self { _socket: None })
     }
+}
+
+/// Whether whoever listens there is of our user. Who is bound and does not listen is none of ours.
+fn is_our_users(address: &SocketAddr) -> bool {
+    UnixStream::connect_addr(address)
+        .and_then(|stream| Ok(socket_peercred(&stream)?))
+        .is_ok_and(|theirs| theirs.uid == geteuid())
 }
 
 fn held(link: &str) -> String {
@@ -275,5 +305,18 @@ mod tests {
         }
         assert_eq!(&Request::new("weft0").unwrap().name[..6], b"weft0\0");
         assert_eq!(size_of::<Request>(), size_of::<libc::ifreq>());
+    }
+
+    #[test]
+    fn a_link_is_held_by_one_and_not_by_who_only_has_its_name() {
+        let link = format!("t{}", std::process::id());
+        let name = SocketAddr::from_abstract_name(format!("weft-tun/{link}/0")).unwrap();
+        // It is bound, and nobody listens.
+        let squatter = std::os::unix::net::UnixDatagram::bind_addr(&name).unwrap();
+        let held = Hold::take(&link).unwrap();
+        let refused = Hold::take(&link).err().unwrap().to_string();
+        assert!(refused.contains("another process holds it"), "{refused}");
+        drop((held, squatter));
+        Hold::take(&link).unwrap();
     }
 }

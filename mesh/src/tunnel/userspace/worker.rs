@@ -21,7 +21,7 @@ use super::outgoing::{LARGEST, Outgoing};
 use super::session::Now;
 use super::table::Path;
 use super::tun::{Hold, Options, Tun};
-use super::udp::{Receiver, Run, Segmentation, Udp};
+use super::udp::{Receiver, Run, Segmentation, Udp, Unsent};
 
 /// boringtun asks to be called four times a second.
 const TICK: Duration = Duration::from_millis(250);
@@ -49,16 +49,10 @@ pub(super) struct Shared {
 }
 
 impl Output for Shared {
-    fn network(
-        &self,
-        runs: &[Run],
-        arena: &[u8],
-        path: Path,
-        way: &Segmentation,
-    ) -> io::Result<()> {
+    fn network(&self, runs: &[Run], arena: &[u8], path: Path, way: &Segmentation) -> Unsent {
         match &*self.udp.load() {
             Some(udp) => udp.send(runs, arena, path, way),
-            None => Err(io::ErrorKind::NotConnected.into()),
+            None => Unsent::all(runs, io::ErrorKind::NotConnected.into()),
         }
     }
 
@@ -250,6 +244,11 @@ impl Outlet {
 pub(super) fn read_tun(queue: usize, shared: &Shared, stop: &Stop) {
     let mut tun = shared.tun.load_full();
     while !stop.is_raised() {
+        if queue >= tun.queues() {
+            // It was made again with fewer, and each is one thread's.
+            stop.wait(None, None);
+            continue;
+        }
         let mut outlet = lock(&shared.outlets[queue]);
         let drained = outlet.drain(queue, BURST, &tun, shared);
         drop(outlet);

@@ -1,7 +1,7 @@
 //! From the network to the host.
 
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::handshake::parse_handshake_anon;
@@ -138,7 +138,7 @@ impl Engine {
         };
         let scratch = &mut incoming.scratch;
         // The answer to an answer is data.
-        let order = peer.order();
+        let _order = peer.order();
         let mut state = peer.lock();
         let answer = match state.session.open(datagram, scratch, now) {
             Opened::Cookie => return,
@@ -161,14 +161,11 @@ impl Engine {
             return self.drops.count(Drop::EndpointInMesh);
         }
         peer.way.forget();
-        let owes = state.session.owes();
-        drop(state);
         if let Some(len) = answer {
             self.send_one(peer, &scratch[..len], arrived, out);
         }
-        drop(order);
-        if owes {
-            self.flush(peer, scratch, now, out);
+        if state.session.owes() {
+            self.flush_in_order(peer, &mut state, scratch, now, out);
         }
     }
 
@@ -182,7 +179,6 @@ impl Engine {
         out: &impl Output,
     ) -> Result<&'t Arc<Peer>, Drop> {
         let identity = table.identity().ok_or(Drop::UnknownKey)?;
-        let sources = || self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         let mut cookie = [0; 64];
         let packet =
             match identity
@@ -191,7 +187,7 @@ impl Engine {
             {
                 Ok(packet) => packet,
                 Err(TunnResult::WriteToNetwork(cookie)) => {
-                    sources().count(now.instant);
+                    self.sources().count();
                     // A cookie that is lost is asked for again.
                     let (len, way) = (cookie.len(), Segmentation::default());
                     let run = Run {
@@ -209,8 +205,8 @@ impl Engine {
         let by_index = |index: u32| table.by_index.get(&(index >> 8)).ok_or(Drop::UnknownIndex);
         match packet {
             Packet::HandshakeInit(initiation) => {
-                let mut sources = sources();
-                let is_proven = sources.count(now.instant);
+                let mut sources = self.sources();
+                let is_proven = sources.count();
                 if is_proven && !sources.admits(arrived.remote.ip(), now.instant) {
                     return Err(Drop::UnderLoad);
                 }
@@ -220,7 +216,10 @@ impl Engine {
                 let key = PublicKey::from_bytes(half.peer_static_public);
                 table.peers.get(&key).ok_or(Drop::UnknownKey)
             }
-            Packet::HandshakeResponse(response) => by_index(response.receiver_idx),
+            Packet::HandshakeResponse(response) => {
+                self.sources().count();
+                by_index(response.receiver_idx)
+            }
             Packet::PacketCookieReply(reply) => by_index(reply.receiver_idx),
             Packet::PacketData(data) => by_index(data.receiver_idx),
         }

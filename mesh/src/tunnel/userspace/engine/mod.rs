@@ -7,8 +7,8 @@ mod outbound;
 mod tests;
 
 use std::io;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -20,7 +20,7 @@ use super::outgoing::{LARGEST, Sealing};
 use super::session::{Now, OVERHEAD};
 use super::sources::Sources;
 use super::table::{Path, Peer, PeerState, Table};
-use super::udp::{Run, Segmentation};
+use super::udp::{Run, Segmentation, Unsent};
 use super::wire::{INITIATION, RESPONSE};
 use crate::endpoint::try_time;
 
@@ -38,9 +38,9 @@ const PARTS: usize = 4;
 
 /// Where packets and datagrams go.
 pub(super) trait Output {
-    /// Sends the runs of `arena` in order, by a way of which something may be known.
-    fn network(&self, runs: &[Run], arena: &[u8], path: Path, way: &Segmentation)
-    -> io::Result<()>;
+    /// Sends the runs of `arena` in order, by a way of which something may be known. What was not
+    /// sent.
+    fn network(&self, runs: &[Run], arena: &[u8], path: Path, way: &Segmentation) -> Unsent;
 
     /// Gives the host a packet or a super-packet, whose pieces lie in `arena`.
     fn tunnel(&self, write: &Write<'_>, arena: &[u8]) -> io::Result<()>;
@@ -68,7 +68,9 @@ impl Engine {
         let Some(identity) = table.identity() else {
             return;
         };
-        identity.limiter.reset_count();
+        if self.sources().turn(now.instant) {
+            identity.limiter.reset_count();
+        }
         let pace = try_time(self.silent.iter().map(|part| part.load(Relaxed)).sum());
         let turn = self.ticks.fetch_add(1, Relaxed) % PARTS;
         let is_all = table.peers.len() <= MANY;
@@ -96,6 +98,10 @@ impl Engine {
         }
     }
 
+    fn sources(&self) -> MutexGuard<'_, Sources> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Sends what `make` says is due for a peer now.
     pub(super) fn kick(
         &self,
@@ -117,26 +123,38 @@ impl Engine {
 
     /// Sends the next of what waited for a handshake, until nothing does.
     fn flush(&self, peer: &Peer, scratch: &mut [u8], now: Now, out: &impl Output) {
-        // Both locks are kept so that what waited goes out before what comes now.
         let _order = peer.order();
-        let mut state = peer.lock();
-        while let (Some(len), Some(path)) = (
-            state.session.flush(scratch, now.instant),
-            state.path(now.instant),
-        ) {
-            self.send_one(peer, &scratch[..len], path, out);
+        self.flush_in_order(peer, &mut peer.lock(), scratch, now, out);
+    }
+
+    /// The same, for who has the peer's order: what waited goes out before what comes now.
+    fn flush_in_order(
+        &self,
+        peer: &Peer,
+        state: &mut PeerState,
+        scratch: &mut [u8],
+        now: Now,
+        out: &impl Output,
+    ) {
+        let Some(path) = state.path(now.instant) else {
+            return;
+        };
+        while let Some(len) = state.session.flush(scratch, now.instant) {
+            if !self.send_one(peer, &scratch[..len], path, out) {
+                return;
+            }
         }
     }
 
-    /// Sends one datagram. Whoever sends data has the peer's order.
-    fn send_one(&self, peer: &Peer, datagram: &[u8], path: Path, out: &impl Output) {
+    /// Sends one datagram; whether it was sent. Whoever sends data has the peer's order.
+    fn send_one(&self, peer: &Peer, datagram: &[u8], path: Path, out: &impl Output) -> bool {
         let run = Run {
             start: 0,
             len: datagram.len(),
             size: datagram.len(),
             class: class(datagram, 0),
         };
-        self.send(peer, &[run], datagram, path, out);
+        self.send(peer, &[run], datagram, path, out)
     }
 
     fn send_sealed(&self, peer: &Peer, sealed: &Sealing, path: Path, out: &impl Output) {
@@ -145,18 +163,18 @@ impl Engine {
         }
     }
 
-    fn send(&self, peer: &Peer, runs: &[Run], arena: &[u8], path: Path, out: &impl Output) {
-        match out.network(runs, arena, path, &peer.way) {
-            Ok(()) => peer.count_sent(arena.len()),
-            Err(error) => {
-                peer.failed(&error);
-                let lost = runs
-                    .iter()
-                    .map(|run| run.len.div_ceil(run.size))
-                    .sum::<usize>();
-                self.drops.add(Drop::UdpSend, lost as u64);
-            }
+    /// Whether all was sent.
+    fn send(&self, peer: &Peer, runs: &[Run], arena: &[u8], path: Path, out: &impl Output) -> bool {
+        let unsent = out.network(runs, arena, path, &peer.way);
+        self.drops.add(Drop::UdpSend, unsent.datagrams);
+        let sent = arena.len() - unsent.bytes.min(arena.len());
+        if sent > 0 {
+            peer.count_sent(sent);
         }
+        if let Some(error) = &unsent.error {
+            peer.failed(error);
+        }
+        unsent.error.is_none()
     }
 }
 

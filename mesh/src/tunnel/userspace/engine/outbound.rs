@@ -82,6 +82,9 @@ impl Engine {
                 self.drops.add(Drop::NoEndpoint, own.count() as u64);
                 continue;
             };
+            if state.session.owes() {
+                self.flush_in_order(peer, &mut state, sealed.room(), now, out);
+            }
             for &Staged { start, len, .. } in own {
                 let ecn = ecn::field(&plain[start..start + len]);
                 let room = start + len.next_multiple_of(16);

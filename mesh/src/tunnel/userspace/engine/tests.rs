@@ -19,7 +19,7 @@ use super::super::incoming::Incoming;
 use super::super::outgoing::Outgoing;
 use super::super::session::{Now, Session};
 use super::super::table::{Path, Peer, Table};
-use super::super::udp::{Received, Run, Segmentation};
+use super::super::udp::{Received, Run, Segmentation, Unsent};
 use super::super::vnet::Vnet;
 use super::super::wire::DATA;
 use super::{Engine, Output, SCRATCH};
@@ -34,13 +34,7 @@ struct Kept {
 }
 
 impl Output for Kept {
-    fn network(
-        &self,
-        runs: &[Run],
-        arena: &[u8],
-        path: Path,
-        _way: &Segmentation,
-    ) -> io::Result<()> {
+    fn network(&self, runs: &[Run], arena: &[u8], path: Path, _way: &Segmentation) -> Unsent {
         let mut kept = self.datagrams.lock().unwrap();
         for run in runs {
             let bytes = &arena[run.start..run.start + run.len];
@@ -48,7 +42,7 @@ impl Output for Kept {
                 kept.push_back((datagram.to_vec(), path.remote));
             }
         }
-        Ok(())
+        Unsent::default()
     }
 
     fn tunnel(&self, write: &Write<'_>, arena: &[u8]) -> io::Result<()> {

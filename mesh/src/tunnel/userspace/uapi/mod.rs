@@ -57,8 +57,7 @@ impl Server {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let listener = UnixListener::bind(path)?;
-        fs::set_permissions(path, Permissions::from_mode(0o600))?;
+        let listener = bind(path)?;
         let alive = Arc::new(());
         let (device, watch) = (Arc::downgrade(device), Arc::downgrade(&alive));
         thread::Builder::new()
@@ -69,6 +68,23 @@ impl Server {
             alive,
         })
     }
+}
+
+/// Binds a socket that only root may connect to, at no moment anybody else: it gets its place when it
+/// has its mode.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    let private = path.with_file_name(format!(".weft{}", std::process::id()));
+    // An earlier process of this number may have been killed right here.
+    let _ = fs::remove_dir_all(&private);
+    DirBuilder::new().mode(0o700).create(&private)?;
+    let socket = private.join("s");
+    let bound = UnixListener::bind(&socket).and_then(|listener| {
+        fs::set_permissions(&socket, Permissions::from_mode(0o600))?;
+        fs::rename(&socket, path)?;
+        Ok(listener)
+    });
+    fs::remove_dir_all(&private)?;
+    bound
 }
 
 impl Drop for Server {

@@ -19,7 +19,7 @@ use super::table::Path;
 use crate::tunnel::TunnelError;
 
 pub(super) use receive::{Received, Receiver};
-pub(super) use send::{MOST_BYTES, MOST_SEGMENTS, Run, Segmentation};
+pub(super) use send::{MOST_BYTES, MOST_SEGMENTS, Run, Segmentation, Unsent};
 
 /// A burst of 64 KiB segments from the host fits, and the pause of a busy reader.
 const BUFFER: usize = 4 << 20;
@@ -128,27 +128,18 @@ impl Udp {
         }
     }
 
-    /// Sends from `path.local`, or, when that is no address of this host any more, from whichever
-    /// the routes choose.
+    /// Sends the runs, from `path.local` or, when that is no address of this host any more, from
+    /// whichever the routes choose. What was not sent.
     pub(super) fn send(
         &self,
         runs: &[Run],
         arena: &[u8],
         path: Path,
         way: &Segmentation,
-    ) -> io::Result<()> {
-        let socket = self.of(path.remote)?;
-        let sent = send::send(socket, runs, arena, path, way);
-        match sent {
-            // A network device that was stuck for SEND_TIMEOUT is so from any address.
-            Err(error) if path.local.is_some() && error.kind() != io::ErrorKind::WouldBlock => {
-                let path = Path {
-                    local: None,
-                    ..path
-                };
-                send::send(socket, runs, arena, path, way)
-            }
-            sent => sent,
+    ) -> Unsent {
+        match self.of(path.remote) {
+            Ok(socket) => send::send(socket, runs, arena, path, way),
+            Err(error) => Unsent::all(runs, error),
         }
     }
 }
@@ -234,8 +225,8 @@ mod tests {
             .map(|n| (n / run.size) as u8)
             .collect();
         let way = Segmentation::default();
-        a.send(&[run], &arena, Path { remote, local }, &way)
-            .unwrap();
+        let unsent = a.send(&[run], &arena, Path { remote, local }, &way);
+        assert!(unsent.error.is_none(), "{unsent:?}");
         let socket = match remote {
             SocketAddr::V4(_) => &b.v4,
             SocketAddr::V6(_) => b.v6.as_ref().unwrap(),
@@ -295,6 +286,53 @@ mod tests {
     }
 
     #[test]
+    fn an_address_that_is_lost_says_nothing_of_how_datagrams_are_cut() {
+        let (a, b) = pair();
+        let run = Run {
+            start: 0,
+            len: 3 * 700,
+            size: 700,
+            class: 0,
+        };
+        let path = Path {
+            remote: SocketAddr::new("127.0.0.1".parse().unwrap(), b.port),
+            local: Some("192.0.2.99".parse().unwrap()),
+        };
+        let way = Segmentation::default();
+        let unsent = a.send(&[run, run], &[0; 3 * 700], path, &way);
+        assert!(unsent.error.is_none() && way.takes(700), "{unsent:?}");
+        // And each was sent once.
+        let mut receiver = Receiver::new();
+        let mut bytes = 0;
+        while let Ok(messages) = receiver.receive(&b.v4) {
+            bytes += (0..messages)
+                .map(|at| receiver.message(at).unwrap().bytes.len())
+                .sum::<usize>();
+        }
+        assert_eq!(bytes, 2 * 3 * 700);
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_counted_and_the_rest_is_sent() {
+        let (a, b) = pair();
+        let remote = SocketAddr::new("127.0.0.1".parse().unwrap(), b.port);
+        let path = Path {
+            remote,
+            local: None,
+        };
+        let too_long = Run {
+            start: 0,
+            len: 65_508,
+            size: 65_508,
+            class: 0,
+        };
+        let way = Segmentation::default();
+        let unsent = a.send(&[one(0), too_long, one(0)], &[0; 65_508], path, &way);
+        assert_eq!((unsent.datagrams, unsent.bytes), (1, 65_508));
+        assert!(unsent.error.is_some());
+    }
+
+    #[test]
     fn a_datagram_bears_its_class() {
         let (a, b) = pair();
         for class in [0x88, 0, 2, 3] {
@@ -341,7 +379,8 @@ mod tests {
             remote,
             local: None,
         };
-        a.send(&[run], &[0; 65_507], path, &way).unwrap();
+        let unsent = a.send(&[run], &[0; 65_507], path, &way);
+        assert!(unsent.error.is_none(), "{unsent:?}");
         let cut = Run {
             size: 1,
             len: 65,

@@ -60,7 +60,7 @@ impl Default for Segmentation {
 }
 
 impl Segmentation {
-    fn takes(&self, size: usize) -> bool {
+    pub(super) fn takes(&self, size: usize) -> bool {
         (size as u32) < self.0.load(Relaxed)
     }
 
@@ -76,21 +76,60 @@ impl Segmentation {
     }
 }
 
-/// Sends the runs in order. Goes on past what cannot be sent and returns the last error.
+/// What was not sent.
+#[derive(Debug, Default)]
+pub(in crate::tunnel::userspace) struct Unsent {
+    pub(in crate::tunnel::userspace) datagrams: u64,
+    pub(in crate::tunnel::userspace) bytes: usize,
+    /// Why the last of them was not.
+    pub(in crate::tunnel::userspace) error: Option<io::Error>,
+}
+
+impl Unsent {
+    /// Nothing of the runs is sent.
+    pub(in crate::tunnel::userspace) fn all(runs: &[Run], error: io::Error) -> Self {
+        let mut unsent = Self::default();
+        unsent.add(runs, error);
+        unsent
+    }
+
+    fn add(&mut self, runs: &[Run], error: io::Error) {
+        for run in runs {
+            self.datagrams += run.len.div_ceil(run.size.max(1)) as u64;
+            self.bytes += run.len;
+        }
+        self.error = Some(error);
+    }
+}
+
+/// Sends the runs in order. Goes on past what cannot be sent, but not past a network device that is
+/// stuck: each message would wait for it again.
 pub(super) fn send(
     socket: &UdpSocket,
     runs: &[Run],
     arena: &[u8],
-    path: Path,
+    mut path: Path,
     way: &Segmentation,
-) -> io::Result<()> {
-    let mut result = Ok(());
+) -> Unsent {
+    let mut unsent = Unsent::default();
     let mut rest = runs;
-    while let Some(run) = rest.first() {
+    let remote = path.remote;
+    let mut attempt = |runs: &[Run]| match some(socket, runs, arena, path) {
+        // The address may be this host's no more: then from whichever the routes choose.
+        Err(error) if path.local.is_some() && !is_stuck(&error) && !is_too_long(&error) => {
+            path.local = None;
+            some(socket, runs, arena, path)
+        }
+        done => done,
+    };
+    while let Some((run, behind)) = rest.split_first() {
         let whole = |run: &Run| run.len <= run.size || way.takes(run.size);
         if !whole(run) {
-            result = result.and(apart(socket, *run, arena, path));
-            rest = &rest[1..];
+            if let Err(error) = apart(*run, &mut attempt, &mut unsent) {
+                unsent.add(behind, error);
+                return unsent;
+            }
+            rest = behind;
             continue;
         }
         let fit = rest
@@ -98,8 +137,12 @@ pub(super) fn send(
             .take(MESSAGES)
             .take_while(|run| whole(run))
             .count();
-        match some(socket, &rest[..fit], arena, path) {
+        match attempt(&rest[..fit]) {
             Ok(sent) => rest = &rest[sent..],
+            Err(error) if is_stuck(&error) => {
+                unsent.add(rest, error);
+                return unsent;
+            }
             Err(error) => {
                 let is_cut = run.len > run.size;
                 match Errno::from_io_error(&error) {
@@ -107,23 +150,27 @@ pub(super) fn send(
                     // cannot make its checksum.
                     Some(Errno::INVAL | Errno::MSGSIZE) if is_cut => way.refused(run.size),
                     Some(Errno::IO) if is_cut => {
-                        info!(to = %path.remote, "the network device cuts no UDP: one by one");
+                        info!(to = %remote, "the network device cuts no UDP: one by one");
                         way.refused(0);
                     }
                     _ => {
-                        result = Err(error);
-                        rest = &rest[1..];
+                        unsent.add(&rest[..1], error);
+                        rest = behind;
                     }
                 }
             }
         }
     }
-    result
+    unsent
 }
 
-/// Sends the run's datagrams as messages of their own, past those that cannot be sent.
-fn apart(socket: &UdpSocket, mut run: Run, arena: &[u8], path: Path) -> io::Result<()> {
-    let mut result = Ok(());
+/// Sends the run's datagrams as messages of their own, past those that cannot be sent. An error where
+/// the network device is stuck.
+fn apart(
+    mut run: Run,
+    attempt: &mut impl FnMut(&[Run]) -> io::Result<usize>,
+    unsent: &mut Unsent,
+) -> io::Result<()> {
     let mut pieces = [Run::default(); MESSAGES];
     while run.len > 0 {
         let mut count = 0;
@@ -131,15 +178,32 @@ fn apart(socket: &UdpSocket, mut run: Run, arena: &[u8], path: Path) -> io::Resu
             *slot = piece;
             count += 1;
         }
-        let done = some(socket, &pieces[..count], arena, path).unwrap_or_else(|error| {
-            result = Err(error);
-            1
-        });
+        let done = match attempt(&pieces[..count]) {
+            Ok(sent) => sent,
+            Err(error) if is_stuck(&error) => {
+                // Of the same kind, for whoever has to say the same of what comes behind.
+                unsent.add(&[run], error.kind().into());
+                return Err(error);
+            }
+            Err(error) => {
+                unsent.add(&pieces[..1], error);
+                1
+            }
+        };
         let bytes: usize = pieces[..done].iter().map(|piece| piece.len).sum();
         run.start += bytes;
         run.len -= bytes;
     }
-    result
+    Ok(())
+}
+
+/// The buffer stayed full for as long as a send may wait.
+fn is_stuck(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+}
+
+fn is_too_long(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::MSGSIZE)
 }
 
 /// Sends up to [`MESSAGES`] runs in one call; how many were.
