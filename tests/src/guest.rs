@@ -5,6 +5,7 @@ mod archive;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -19,10 +20,42 @@ use archive::Archive;
 
 /// What the guest's lines begin with; the rest of the serial port is the kernel's.
 pub const SAYS: &str = "weft: ";
+/// Keys have been changed after so long: the paper's REKEY_AFTER_TIME is 120 s.
+pub const REKEYED: Duration = Duration::from_secs(126);
 /// Where `.ci/guest-kernel` puts the kernel, unless the variable says otherwise.
 const DEFAULT: &str = "target/guest";
 const VARIABLE: &str = "WEFT_GUEST_KERNEL";
 const MEMORY_MB: &str = "384";
+
+/// Asks an echo server ten times a second for so long; how often nothing came back, after the first
+/// answer.
+///
+/// # Errors
+/// When there never was one, or the socket fails.
+pub fn echoes(socket: &UdpSocket, to: SocketAddr, time: Duration) -> Result<u64> {
+    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+    let began = Instant::now();
+    let mut answered = false;
+    let (mut number, mut lost) = (0_u64, 0);
+    let mut buffer = [0; 64];
+    while began.elapsed() < time {
+        number += 1;
+        socket.send_to(&number.to_be_bytes(), to)?;
+        // One of before may come late.
+        let come = loop {
+            match socket.recv(&mut buffer) {
+                Ok(8) if buffer[..8] == number.to_be_bytes() => break true,
+                Ok(_) => {}
+                Err(_) => break false,
+            }
+        };
+        answered |= come;
+        lost += u64::from(answered && !come);
+        thread::sleep(Duration::from_millis(100));
+    }
+    ensure!(answered, "{to} never answered");
+    Ok(lost)
+}
 
 /// A running guest. Dropped, it is switched off.
 #[derive(Debug)]
@@ -125,8 +158,16 @@ impl Guest {
     /// # Errors
     /// When it has ended.
     pub fn go(&mut self) -> Result<()> {
+        self.tell("go")
+    }
+
+    /// Tells the guest a word.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn tell(&mut self, word: &str) -> Result<()> {
         self.input
-            .write_all(b"go\n")
+            .write_all(format!("{word}\n").as_bytes())
             .context("write to the guest's serial port")
     }
 }

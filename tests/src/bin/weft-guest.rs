@@ -18,7 +18,7 @@ use weft_mesh::diff::diff;
 use weft_mesh::tunnel::kernel::KernelTunnel;
 use weft_mesh::tunnel::{AnyTunnel, Backend, Tunnel, TunnelError, conformance};
 use weft_mesh::{PrivateKey, PublicKey};
-use weft_tests::guest::SAYS;
+use weft_tests::guest::{REKEYED, SAYS, echoes};
 
 const LINK: &str = "weft0";
 
@@ -42,10 +42,16 @@ fn say(what: &str) {
 fn run() -> Result<()> {
     start().context("start the guest")?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    runtime.block_on(scenario())
+    say("up");
+    match line()?.as_str() {
+        "drive" => runtime.block_on(drive()),
+        "rekey" => runtime.block_on(rekey()),
+        other => bail!("the test said {other:?}"),
+    }
 }
 
-async fn scenario() -> Result<()> {
+/// The kernel's device from its making to its deletion.
+async fn drive() -> Result<()> {
     let (tunnel, why) = AnyTunnel::open(Backend::Auto, "conf0")?;
     ensure!(tunnel.backend() == Backend::Kernel, "{why}");
     conformance::check(&tunnel).await;
@@ -120,6 +126,34 @@ async fn scenario() -> Result<()> {
     reach(&tunnel, &config).await
 }
 
+/// Two devices, each with a session that is older than its keys may be in the end: one that the host
+/// began, and one that this guest begins.
+async fn rekey() -> Result<()> {
+    for (link, number) in [("weft0", 0), ("weft1", 1)] {
+        let host = PrivateKey::from_bytes([1 + 4 * number; 32]).public_key();
+        let mut peer = peer(&[&format!("10.{}.1.0/24", 40 + number)])?;
+        let port = 6783 + u16::from(number);
+        peer.endpoint = (number == 1).then(|| ([198, 51, 100, 1], port).into());
+        let config = DeviceConfig {
+            private_key: PrivateKey::from_bytes([2 + 4 * number; 32]),
+            listen_port: port,
+            fwmark: 0,
+            peers: BTreeMap::from([(host, peer)]),
+        };
+        reach(&KernelTunnel::open(link)?, &config).await?;
+        ip(&format!("addr add 10.{}.2.1/16 dev {link}", 40 + number))?;
+        ip(&format!("link set {link} mtu 1420 up"))?;
+    }
+    let echo = UdpSocket::bind("10.40.2.1:7")?;
+    thread::spawn(move || answer(&echo));
+    say("ready");
+    wait()?;
+    let socket = UdpSocket::bind("10.41.2.1:0")?;
+    let lost = echoes(&socket, "10.41.1.1:7".parse()?, REKEYED)?;
+    ensure!(lost == 0, "{lost} packets are lost");
+    Ok(())
+}
+
 async fn reach(tunnel: &KernelTunnel, config: &DeviceConfig) -> Result<()> {
     let changes = diff(config, &tunnel.status().await?, &BTreeMap::new());
     tunnel.apply(&changes).await?;
@@ -171,10 +205,15 @@ fn answer(socket: &UdpSocket) {
 
 /// Until the test says "go".
 fn wait() -> Result<()> {
+    let line = line()?;
+    ensure!(line == "go", "the test said {line:?}");
+    Ok(())
+}
+
+fn line() -> Result<String> {
     let mut line = String::new();
     stdin().lock().read_line(&mut line)?;
-    ensure!(line.trim() == "go", "the test said {line:?}");
-    Ok(())
+    Ok(line.trim().to_owned())
 }
 
 fn start() -> Result<()> {

@@ -14,8 +14,9 @@ use std::time::Duration;
 
 use arguments::{Arguments, Mode};
 
-/// How long a test may take before it is killed.
-const LIMIT: Duration = Duration::from_secs(120);
+/// How long a test may take before it is killed, and one that waits for a timer of minutes.
+pub const LIMIT: Duration = Duration::from_secs(120);
+pub const LONG_LIMIT: Duration = Duration::from_secs(300);
 /// The first argument of a test's own process; the second is its name.
 const ONE: &str = "--weft-one-test";
 
@@ -49,15 +50,30 @@ pub struct Test {
     pub run: fn() -> Outcome,
     /// Whether no other test may run meanwhile.
     pub alone: bool,
+    /// When it is killed.
+    pub limit: Duration,
 }
 
-/// Makes the `main` of a file of tests: `lab_tests!(one_function, another)`.
+/// Makes the `main` of a file of tests: `lab_tests!(one_function, another; long: third)`, where those
+/// that are long wait for minutes, and do next to nothing meanwhile.
 #[macro_export]
 macro_rules! lab_tests {
-    ($($test:ident),* $(,)?) => {
+    ($($test:ident),* $(,)? $(; long: $($long:ident),* $(,)?)?) => {
         fn main() -> ::std::process::ExitCode {
             $crate::runner::main(&[
-                $($crate::runner::Test { name: stringify!($test), run: $test, alone: false }),*
+                // First, so that the others run beside them.
+                $($($crate::runner::Test {
+                    name: stringify!($long),
+                    run: $long,
+                    alone: false,
+                    limit: $crate::runner::LONG_LIMIT,
+                },)*)?
+                $($crate::runner::Test {
+                    name: stringify!($test),
+                    run: $test,
+                    alone: false,
+                    limit: $crate::runner::LIMIT,
+                },)*
             ])
         }
     };
@@ -71,8 +87,18 @@ macro_rules! cluster_tests {
     ($($test:ident),* $(,)?; alone: $($alone:ident),* $(,)?) => {
         fn main() -> ::std::process::ExitCode {
             let tests = [
-                $($crate::runner::Test { name: stringify!($test), run: $test, alone: false },)*
-                $($crate::runner::Test { name: stringify!($alone), run: $alone, alone: true },)*
+                $($crate::runner::Test {
+                    name: stringify!($test),
+                    run: $test,
+                    alone: false,
+                    limit: $crate::runner::LIMIT,
+                },)*
+                $($crate::runner::Test {
+                    name: stringify!($alone),
+                    run: $alone,
+                    alone: true,
+                    limit: $crate::runner::LIMIT,
+                },)*
             ];
             $crate::runner::main_in(&tests, $crate::cluster::for_tests)
         }

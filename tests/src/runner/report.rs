@@ -17,6 +17,7 @@ const TICK: Duration = Duration::from_millis(5);
 
 struct Running {
     name: &'static str,
+    limit: Duration,
     alone: bool,
     child: Child,
     /// Where its output goes; `None` where it is not kept.
@@ -54,7 +55,8 @@ pub(super) fn run(tests: &[Test], filtered: usize, arguments: &Arguments) -> Exi
     let mut running: Vec<Running> = Vec::new();
     let mut tally = Tally::default();
     while !waiting.is_empty() || !running.is_empty() {
-        while running.len() < at_once
+        // Who waits for minutes takes nobody's place.
+        while running.iter().filter(|test| test.limit == LIMIT).count() < at_once
             && waiting
                 .front()
                 .is_some_and(|test| may_start(test, &running))
@@ -96,6 +98,7 @@ fn start(test: &Test, arguments: &Arguments) -> io::Result<Running> {
     };
     Ok(Running {
         name: test.name,
+        limit: test.limit,
         alone: test.alone,
         child: command.spawn()?,
         output,
@@ -107,11 +110,11 @@ fn start(test: &Test, arguments: &Arguments) -> io::Result<Running> {
 fn look(process: &mut Running) -> Option<Result<ExitStatus, String>> {
     match process.child.try_wait() {
         Ok(Some(status)) => Some(Ok(status)),
-        Ok(None) if process.since.elapsed() > LIMIT => {
+        Ok(None) if process.since.elapsed() > process.limit => {
             // It may end at this very moment, which is as good.
             let _ = process.child.kill();
             let _ = process.child.wait();
-            Some(Err(format!("not done after {} s", LIMIT.as_secs())))
+            Some(Err(format!("not done after {} s", process.limit.as_secs())))
         }
         Ok(None) => None,
         Err(error) => Some(Err(error.to_string())),

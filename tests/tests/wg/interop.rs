@@ -1,6 +1,7 @@
 //! Ours against other engines: wireguard-go and boringtun-cli, either end first.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
@@ -255,6 +256,51 @@ pub(super) fn another_engine_that_asks_for_cookies_is_given_them() -> Result<()>
         let (ours, theirs) = pair(&lab, other)?;
         let name = format!("x-{other:?}").to_lowercase();
         comes_in(&lab, &name, (&ours, "10.9.0.2"), &theirs)?;
+    }
+    Ok(())
+}
+
+/// The paper's REKEY_AFTER_TIME is 120 s; at 20 packets a second, a little longer than that.
+const PACKETS: &str = "2520";
+
+pub(super) fn keys_are_changed_by_time_with_other_engines_and_no_packet_is_lost() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut pairs = Vec::new();
+    for other in OTHERS {
+        for ours_is_first in [true, false] {
+            let name = |end: &str| format!("{end}{ours_is_first}{other:?}").to_lowercase();
+            let ours = Device::weft(&lab, &name("w"))?;
+            let other = Device::new(&lab, &name("o"), other)?;
+            ours.meet("10.9.0.1/24", &other, "10.9.0.2/32")?;
+            other.meet("10.9.0.2/24", &ours, "10.9.0.1/32")?;
+            pairs.push((ours, other, ours_is_first));
+        }
+    }
+    let mut pings = Vec::new();
+    for (ours, other, ours_is_first) in &pairs {
+        // Who begins is who changes the keys.
+        let (first, to) = match ours_is_first {
+            true => (ours, "10.9.0.2"),
+            false => (other, "10.9.0.1"),
+        };
+        eventually("the first packet", SOON, || first.ping(to))?;
+        let before = handshake(ours)?;
+        let mut ping = first.node.machine().node().command("ping");
+        let ping = ping
+            .args(["-q", "-c", PACKETS, "-i", "0.05", "-W", "2", to])
+            .stdout(Stdio::piped())
+            .spawn()?;
+        pings.push((ours, before, ping));
+    }
+    for (ours, before, ping) in pings {
+        let said = ping.wait_with_output()?;
+        let said = String::from_utf8_lossy(&said.stdout);
+        ensure(said.contains(", 0% packet loss"), &said)?;
+        let after = handshake(ours)?;
+        ensure(
+            after >= before + 100,
+            format!("no other handshake: {before}, {after}"),
+        )?;
     }
     Ok(())
 }

@@ -16,8 +16,9 @@ use weft_tests::lab_tests;
 use device::{Device, Engine, pair};
 use interop::{
     a_keepalive_is_sent_to_other_engines_and_taken_from_them,
-    another_engine_that_asks_for_cookies_is_given_them, other_engines_are_followed_and_follow,
-    other_engines_exchange_packets_by_either_ends_handshake,
+    another_engine_that_asks_for_cookies_is_given_them,
+    keys_are_changed_by_time_with_other_engines_and_no_packet_is_lost,
+    other_engines_are_followed_and_follow, other_engines_exchange_packets_by_either_ends_handshake,
     packets_go_by_a_pre_shared_key_with_other_engines, under_load_other_engines_come_in_by_cookie,
 };
 
@@ -33,7 +34,8 @@ lab_tests!(
     other_engines_are_followed_and_follow,
     a_keepalive_is_sent_to_other_engines_and_taken_from_them,
     under_load_other_engines_come_in_by_cookie,
-    another_engine_that_asks_for_cookies_is_given_them,
+    another_engine_that_asks_for_cookies_is_given_them;
+    long: keys_are_changed_by_time_with_other_engines_and_no_packet_is_lost,
 );
 
 const SOON: Duration = Duration::from_secs(10);
