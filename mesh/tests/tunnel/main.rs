@@ -5,6 +5,7 @@ mod old_kernel;
 mod order;
 mod pair;
 mod rekey;
+mod sizes;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
