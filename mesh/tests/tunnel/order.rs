@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::netns::isolated;
-use super::pair::{Mesh, exchange, peered, tcp};
+use super::pair::{Mesh, exchange, peered, take, tcp};
 
 /// What a counter may be behind the highest that was sent before it.
 const MOST_BEHIND: u64 = 512;
@@ -101,21 +101,6 @@ fn send(from: &UdpSocket, to: &UdpSocket) {
             thread::sleep(Duration::from_micros(300));
         }
     }
-}
-
-/// How many came, and how many of them after a later one.
-fn take(socket: &UdpSocket, ended: &AtomicBool) -> (u64, u64) {
-    let (mut came, mut late, mut last) = (0, 0, 0);
-    let mut buffer = [0; 8];
-    while !ended.load(Relaxed) {
-        if let Ok(8) = socket.recv(&mut buffer) {
-            let number = u64::from_be_bytes(buffer);
-            came += 1;
-            late += u64::from(number < last);
-            last = number.max(last);
-        }
-    }
-    (came, late)
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -207,4 +208,25 @@ pub(crate) fn tcp(from: &Mesh, to: &Mesh, address: IpAddr) {
         server.join().expect("the server") == sent,
         "what was sent is what came"
     );
+}
+
+/// Takes datagrams that begin with their number until it ended and nothing more comes: how many came,
+/// and how many of them after a later one.
+pub(crate) fn take(socket: &UdpSocket, ended: &AtomicBool) -> (u64, u64) {
+    let (mut came, mut late, mut next) = (0, 0, 0);
+    let mut buffer = [0; 16];
+    loop {
+        match socket.recv(&mut buffer) {
+            Ok(8) => {
+                let number = u64::from_be_bytes(buffer[..8].try_into().expect("eight bytes"));
+                came += 1;
+                late += u64::from(number < next);
+                next = next.max(number + 1);
+            }
+            Ok(_) => {}
+            // Nothing for as long as a read waits.
+            Err(_) if ended.load(Relaxed) => return (came, late),
+            Err(_) => {}
+        }
+    }
 }

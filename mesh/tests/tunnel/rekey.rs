@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 
 use super::netns::isolated;
-use super::pair::{Mesh, exchange, peered};
+use super::pair::{Mesh, exchange, peered, take};
 
 /// Five sessions: a key is changed after 120 s (the paper's REKEY_AFTER_TIME).
 const LONG: Duration = Duration::from_secs(600);
@@ -42,26 +42,6 @@ fn send(from: &UdpSocket, to: &UdpSocket) -> u64 {
         thread::sleep(TICK);
     }
     sent
-}
-
-/// How many came, and how many of them after a later one.
-fn take(socket: &UdpSocket, ended: &AtomicBool) -> (u64, u64) {
-    let (mut came, mut late, mut next) = (0, 0, 0);
-    let mut buffer = [0; 16];
-    loop {
-        match socket.recv(&mut buffer) {
-            Ok(8) => {
-                let number = u64::from_be_bytes(buffer[..8].try_into().expect("eight bytes"));
-                came += 1;
-                late += u64::from(number < next);
-                next = next.max(number + 1);
-            }
-            Ok(_) => {}
-            // Nothing for half a second.
-            Err(_) if ended.load(Relaxed) => return (came, late),
-            Err(_) => {}
-        }
-    }
 }
 
 #[test]

@@ -3,6 +3,10 @@
 
 use std::net::IpAddr;
 
+/// The protocols whose checksums cover addresses, by their numbers in IP.
+pub(super) const TCP: u8 = 6;
+pub(super) const UDP: u8 = 17;
+
 /// The bytes' words added to `sum`. Only the last piece of what is summed may be of odd length.
 pub(super) fn sum(bytes: &[u8], sum: u64) -> u64 {
     // Eight lanes of 32 bits in 64: no carry is lost in less than 16 GiB, and the compiler makes it
@@ -50,7 +54,7 @@ pub(super) fn set_ipv4_header(header: &mut [u8]) {
     header[10..12].copy_from_slice(&checksum.to_ne_bytes());
 }
 
-/// Whether the source or destination are of which length, by family: the bytes of both.
+/// The bytes of an IP packet's source and destination, which its family gives their length.
 pub(super) fn addresses(packet: &[u8]) -> &[u8] {
     match packet[0] >> 4 {
         4 => &packet[12..20],

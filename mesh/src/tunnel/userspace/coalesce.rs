@@ -1,11 +1,9 @@
 //! Towards the TUN: packets of one flow that follow on one another become one super-packet, which
 //! the host takes through its stack once (GRO's rules, as wide as the host can cut them apart again).
 
-use super::checksum::{addresses, fold, pseudo, set_ipv4_header, sum};
+use super::checksum::{TCP, UDP, addresses, fold, pseudo, set_ipv4_header, sum};
 use super::vnet::{GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, Vnet};
 
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 /// The extension header of IPv6 fragments.
 const FRAGMENT: u8 = 44;
 const ACK: u8 = 0x10;

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::checksum::{addresses, fold, pseudo, set_ipv4_header, sum};
+use super::checksum::{TCP, UDP, addresses, fold, pseudo, set_ipv4_header, sum};
 use super::coalesce::{Batch, Offloads};
 use super::segment::{Malformed, Segments, finish};
 use super::vnet::{GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, Vnet};
@@ -11,8 +11,6 @@ const ALL: Offloads = Offloads {
     tcp: true,
     udp: true,
 };
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 
 /// Which packet is made.
 #[derive(Clone, Debug)]

@@ -49,10 +49,6 @@ impl Outgoing {
         self.staged.len() < MOST && self.end + len.next_multiple_of(16) <= ROOM
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.staged.is_empty()
-    }
-
     /// Stages what `write` puts into a buffer of `room` bytes, for the peer.
     pub(super) fn stage(
         &mut self,

@@ -1,11 +1,9 @@
 //! From the TUN: what the host left to its network device. A packet without its checksum gets it; a
 //! super-packet (TSO, USO) is cut into the segments that the host would have sent.
 
-use super::checksum::{addresses, fold, pseudo, set_ipv4_header, sum};
+use super::checksum::{TCP, UDP, addresses, fold, pseudo, set_ipv4_header, sum};
 use super::vnet::{GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, Vnet};
 
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 const UDP_HEADER: usize = 8;
 const FIN: u8 = 0x01;
 const PSH: u8 = 0x08;

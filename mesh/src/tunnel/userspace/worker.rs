@@ -188,11 +188,13 @@ impl Stop {
 
     /// Waits until `other` is readable, the order comes, or the time is over.
     fn wait(&self, other: Option<BorrowedFd<'_>>, timeout: Option<Duration>) {
-        let mut fds = vec![PollFd::new(&self.event, PollFlags::IN)];
-        fds.extend(other.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        let own = PollFd::new(&self.event, PollFlags::IN);
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         // Whatever ends the wait, the caller looks again.
-        let _ = poll(&mut fds, timeout.as_ref());
+        let _ = match other.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)) {
+            Some(other) => poll(&mut [own, other], timeout.as_ref()),
+            None => poll(&mut [own], timeout.as_ref()),
+        };
     }
 }
 
@@ -217,26 +219,22 @@ impl Outlet {
     fn drain(&mut self, queue: usize, most: usize, tun: &Tun, shared: &Shared) -> io::Result<()> {
         let Self { buffer, outgoing } = self;
         let engine = &shared.engine;
-        let mut now = Now::read();
-        for _ in 0..most {
-            match tun.read(queue, buffer) {
-                Ok((vnet, len)) => {
-                    if outgoing.is_empty() {
-                        now = Now::read();
-                    }
-                    engine.outbound(vnet, &mut buffer[..len], outgoing, now, shared);
-                    if len >= AT_ONCE {
-                        engine.send_staged(outgoing, now, shared);
-                    }
-                }
-                Err(error) => {
-                    engine.send_staged(outgoing, now, shared);
-                    return Err(error);
-                }
+        // Read with the first packet of each batch: a queue is mostly found empty.
+        let mut now = None;
+        let drained = (0..most).try_for_each(|_| {
+            let (vnet, len) = tun.read(queue, buffer)?;
+            let at = *now.get_or_insert_with(Now::read);
+            engine.outbound(vnet, &mut buffer[..len], outgoing, at, shared);
+            if len >= AT_ONCE {
+                engine.send_staged(outgoing, at, shared);
+                now = None;
             }
+            Ok(())
+        });
+        if let Some(at) = now {
+            engine.send_staged(outgoing, at, shared);
         }
-        engine.send_staged(outgoing, now, shared);
-        Ok(())
+        drained
     }
 }
 
