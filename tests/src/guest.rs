@@ -27,6 +27,15 @@ const DEFAULT: &str = "target/guest";
 const VARIABLE: &str = "WEFT_GUEST_KERNEL";
 const MEMORY_MB: &str = "384";
 
+/// An echo server, until its socket fails.
+pub fn answer(socket: &UdpSocket) {
+    let mut buffer = [0; 2048];
+    while let Ok((len, source)) = socket.recv_from(&mut buffer) {
+        // What is lost is asked for again, or counted.
+        let _ = socket.send_to(&buffer[..len], source);
+    }
+}
+
 /// Asks an echo server ten times a second for so long; how often nothing came back, after the first
 /// answer.
 ///

@@ -11,10 +11,7 @@ use crate::runner::skip;
 /// # Errors
 /// Then, with the reason.
 pub fn tool(name: &str) -> Result<PathBuf> {
-    // A test lies in `target/debug/deps`, a benchmark in `target/release/deps`.
-    let own = std::env::current_exe()?;
-    let target = own.ancestors().nth(3).context("no target directory")?;
-    let path = target.join("tools").join(name);
+    let path = target()?.join("tools").join(name);
     if !path.is_file() {
         return skip(format!(
             "{} is missing; run .ci/tools {name}",
@@ -22,4 +19,15 @@ pub fn tool(name: &str) -> Result<PathBuf> {
         ))?;
     }
     Ok(path)
+}
+
+/// The directory that cargo builds into.
+///
+/// # Errors
+/// When this program does not lie in it.
+pub fn target() -> Result<PathBuf> {
+    // A test lies in `target/debug/deps`, a benchmark in `target/release/deps`.
+    let own = std::env::current_exe()?;
+    let target = own.ancestors().nth(3).context("no target directory")?;
+    Ok(target.to_owned())
 }

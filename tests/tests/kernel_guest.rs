@@ -14,7 +14,7 @@ use weft_mesh::diff::diff;
 use weft_mesh::tunnel::Tunnel;
 use weft_mesh::tunnel::userspace::UserspaceTunnel;
 use weft_mesh::{PrivateKey, PublicKey};
-use weft_tests::guest::{Guest, REKEYED, echoes};
+use weft_tests::guest::{Guest, REKEYED, answer, echoes};
 use weft_tests::lab::have;
 use weft_tests::lab_tests;
 
@@ -72,13 +72,7 @@ fn the_kernel_and_ours_change_keys_by_time_and_lose_no_packet() -> Result<()> {
     let mut guest = boot()?;
     let (ours, theirs) = (Host::old(0)?, Host::old(1)?);
     let answers = UdpSocket::bind("10.41.1.1:7")?;
-    thread::spawn(move || {
-        let mut buffer = [0; 64];
-        while let Ok((len, source)) = answers.recv_from(&mut buffer) {
-            // What is lost is what the guest counts.
-            let _ = answers.send_to(&buffer[..len], source);
-        }
-    });
+    thread::spawn(move || answer(&answers));
     guest.wait("up", BOOT)?;
     guest.tell("rekey")?;
     guest.wait("ready", STEP)?;

@@ -14,7 +14,9 @@ use anyhow::{Context, Result, bail};
 use rustix::mount::{MountFlags, mount};
 use serde_json::json;
 use weft_router::demo::net::{Netns, enter};
+use weft_tests::bench::exit;
 use weft_tests::lab::{Lab, LabNode, eventually};
+use weft_tests::tools::target;
 
 const ROUNDS: usize = 200;
 /// Namespaces that each side takes in turn, as containers that come and go would.
@@ -31,19 +33,12 @@ fn main() -> ExitCode {
     if let Some(code) = cri::stand_in() {
         return code;
     }
-    match bench() {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("{error:?}");
-            ExitCode::FAILURE
-        }
-    }
+    exit(bench())
 }
 
 fn bench() -> Result<bool> {
     let rounds = rounds()?;
-    let target = target_dir()?;
+    let target = target()?;
     let plugin = plugin(&target)?;
     let tools = target.join("tools");
     for tool in ["cnitool", "ptp", "host-local", "crictl"] {
@@ -112,13 +107,6 @@ fn rounds() -> Result<usize> {
         (Some("--rounds"), Some(number)) => Ok(usize::max(number.parse().context("--rounds")?, 1)),
         (Some(other), _) => bail!("{other} is not known here; --rounds N is"),
     }
-}
-
-/// This program lies in `target/release/deps`.
-fn target_dir() -> Result<PathBuf> {
-    let own = std::env::current_exe()?;
-    let found = own.ancestors().nth(3).context("no target directory")?;
-    Ok(found.to_owned())
 }
 
 /// The plugin as it is shipped, static, which no dependency builds.

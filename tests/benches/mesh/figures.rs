@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
+use weft_tests::bench::median;
 
 /// The figures of one round.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -90,15 +91,4 @@ pub(crate) fn table(rounds: &[Figures]) -> (String, bool) {
         );
     }
     (text, good)
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match (sorted.get(middle), sorted.len() % 2) {
-        (Some(upper), 0) => f64::midpoint(sorted[middle - 1], *upper),
-        (Some(value), _) => *value,
-        (None, _) => f64::NAN,
-    }
 }

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use weft_router::demo::net::{Node, Process};
+use weft_tests::engine::{Engine, make_key};
 
 use super::world::run;
 
@@ -88,23 +89,15 @@ impl Contestant {
     ) -> Result<Option<Process>> {
         let mut command = match self {
             Veth => return Ok(None),
-            Weft | OwnTransport => {
-                let name = if self == Weft { "weft" } else { OWN_TRANSPORT };
-                let mut command = node.command(std::env::current_exe()?);
-                command.arg0(name).args(["tunnel", "-f", "wg0"]);
+            Weft => Engine::Weft.command(node)?,
+            OwnTransport => {
+                let mut command = Engine::Weft.command(node)?;
+                command.arg0(OWN_TRANSPORT);
                 command
             }
-            WireguardGo => with(node, tools.join("wireguard"), &["-f", "wg0"]),
-            Boringtun => with(
-                node,
-                tools.join("boringtun-cli"),
-                &["-f", "wg0", "--disable-drop-privileges"],
-            ),
-            Gotatun => with(
-                node,
-                tools.join("gotatun"),
-                &["-f", "wg0", "--disable-drop-privileges"],
-            ),
+            WireguardGo => Engine::WireguardGo.command(node)?,
+            Boringtun => Engine::Boringtun.command(node)?,
+            Gotatun => Engine::Gotatun.command(node)?,
             Nebula => {
                 let config = nebula(node, tools, own, other, there)?;
                 let mut command = node.command(tools.join("nebula"));
@@ -121,12 +114,6 @@ impl Contestant {
             .with_context(|| format!("start {}", self.name()))?;
         Ok(Some(Process::new(child)))
     }
-}
-
-fn with(node: &Node, program: PathBuf, arguments: &[&str]) -> Command {
-    let mut command = node.command(program);
-    command.args(arguments);
-    command
 }
 
 /// Certificates are made once, beside the ends' folders; the end's configuration.
@@ -179,6 +166,9 @@ pub(super) fn configure(
     outer: [Ipv4Addr; 2],
 ) -> Result<()> {
     let public = [make_key(nodes[0])?, make_key(nodes[1])?];
+    for node in nodes {
+        run(node, &format!("wg set wg0 listen-port {PORT}"))?;
+    }
     for (own, other) in [(0, 1), (1, 0)] {
         run(
             nodes[own],
@@ -189,23 +179,4 @@ pub(super) fn configure(
         )?;
     }
     Ok(())
-}
-
-/// Gives a WireGuard device a key and its port; the public key.
-pub(super) fn make_key(node: &Node) -> Result<String> {
-    let private = run(node, "wg genkey")?;
-    let file = node.dir().join("key");
-    fs::write(&file, private)?;
-    let key = file.display();
-    run(
-        node,
-        &format!("wg set wg0 listen-port {PORT} private-key {key}"),
-    )?;
-    // Not every engine tells its own.
-    let mut derive = node.command("wg");
-    let derived = derive
-        .arg("pubkey")
-        .stdin(fs::File::open(&file)?)
-        .output()?;
-    Ok(String::from_utf8(derived.stdout)?.trim().to_owned())
 }

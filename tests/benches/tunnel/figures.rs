@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use weft_tests::bench::median;
 
 use super::contestant::Contestant;
 use super::load::{flood, highest, pings, tcp};
@@ -172,11 +173,6 @@ pub(super) fn measure(pair: &Pair, guesses: &mut [f64; 2]) -> Result<[f64; FIGUR
 /// Every round's figures of each contestant.
 pub(super) type Rounds = Vec<(Contestant, Vec<[f64; FIGURES.len()]>)>;
 
-pub(super) fn median(mut of: Vec<f64>) -> f64 {
-    of.sort_by(f64::total_cmp);
-    of.get(of.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
 /// Prints the table; whether every floor is reached, and all of it as JSON.
 pub(super) fn report(rounds: &Rounds) -> (bool, Value) {
     let names = rounds.iter().map(|(who, _)| who.name());
@@ -187,7 +183,12 @@ pub(super) fn report(rounds: &Rounds) -> (bool, Value) {
     for (at, figure) in FIGURES.iter().enumerate() {
         let medians: Vec<(Contestant, f64)> = rounds
             .iter()
-            .map(|(who, rounds)| (*who, median(rounds.iter().map(|round| round[at]).collect())))
+            .map(|(who, rounds)| {
+                (
+                    *who,
+                    median(&rounds.iter().map(|round| round[at]).collect::<Vec<_>>()),
+                )
+            })
             .collect();
         let ratio = ratio(figure, &medians);
         let cells: Vec<String> = medians
@@ -230,7 +231,7 @@ pub(super) fn report(rounds: &Rounds) -> (bool, Value) {
                 let each: Vec<f64> = rounds.iter().map(|round| round[at]).collect();
                 (
                     who.name(),
-                    json!({ "median": median(each.clone()), "rounds": each }),
+                    json!({ "median": median(&each), "rounds": each }),
                 )
             })
             .collect();

@@ -17,6 +17,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use weft_router::demo::net::enter;
+use weft_tests::bench::exit;
+use weft_tests::tools::target;
 
 use contestant::{ALL, Contestant};
 use figures::{Rounds, measure, report};
@@ -37,14 +39,7 @@ fn main() -> ExitCode {
         }
         _ => {}
     }
-    match bench() {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("{error:?}");
-            ExitCode::FAILURE
-        }
-    }
+    exit(bench())
 }
 
 /// What is asked for.
@@ -83,9 +78,7 @@ impl Arguments {
 
 fn bench() -> Result<bool> {
     let arguments = Arguments::parse()?;
-    // This program lies in `target/release/deps`.
-    let own = std::env::current_exe()?;
-    let target = own.ancestors().nth(3).context("no target directory")?;
+    let target = target()?;
     let tools = target.join("tools");
     enter("weft-lab")?;
     let pairs = pairs(&arguments.who, &tools)?;

@@ -7,13 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use boringtun::noise::{Tunn, TunnResult};
-use boringtun::x25519::{PublicKey, StaticSecret};
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use weft_tests::bench::median;
+use weft_tests::engine::initiations;
 
 use super::contestant::{Contestant, PORT};
-use super::figures::median;
 use super::load::tcp;
 use super::world::{Pair, Third};
 
@@ -43,7 +42,8 @@ pub(super) fn measure(rounds: usize, base: &Path, tools: &Path) -> Result<(bool,
         }
         let pair = Pair::new(contestant, number, base, tools)?;
         let third = pair.third(number, base, tools)?;
-        let initiations = initiations(&pair)?;
+        let key = pair.ends[0].run("wg show wg0 public-key")?;
+        let initiations = initiations(key.trim(), SOURCES)?;
         let senders = third.sources(SOURCES)?;
         let mut seen: [Vec<f64>; 4] = Default::default();
         for _ in 0..rounds {
@@ -58,7 +58,7 @@ pub(super) fn measure(rounds: usize, base: &Path, tools: &Path) -> Result<(bool,
                 seen[at].push(while_it(knock, || stream(&pair))?);
             }
         }
-        let [alone, flooded, closed, asked] = seen.clone().map(median);
+        let [alone, flooded, closed, asked] = seen.each_ref().map(|rounds| median(rounds));
         let kept = [flooded / alone, asked / closed];
         println!(
             "| {} | {alone:.2} | {flooded:.2} | {:.2} | {closed:.2} | {asked:.2} | {:.2} |",
@@ -94,30 +94,6 @@ fn while_it<T>(
     })
 }
 
-/// Initiations of nobody that have a right first MAC.
-fn initiations(pair: &Pair) -> Result<Vec<Vec<u8>>> {
-    let key = pair.ends[0].run("wg show wg0 public-key")?;
-    let key = data_encoding::BASE64.decode(key.trim().as_bytes())?;
-    let key: [u8; 32] = key.try_into().ok().context("no key")?;
-    let make = |number: u8| {
-        let secret = StaticSecret::from([number; 32]);
-        let mut engine = Tunn::new(
-            secret,
-            PublicKey::from(key),
-            None,
-            None,
-            number.into(),
-            None,
-        );
-        let mut buffer = [0; 256];
-        match engine.format_handshake_initiation(&mut buffer, true) {
-            TunnResult::WriteToNetwork(initiation) => Ok(initiation.to_vec()),
-            other => bail!("no initiation: {other:?}"),
-        }
-    };
-    (1..=SOURCES).map(make).collect()
-}
-
 /// Sends them at their rate, each from the next address.
 fn knock(
     senders: &[UdpSocket],
@@ -144,7 +120,9 @@ impl Third {
     /// Small packets to the first of the two, as many as go.
     fn flood(&self, pair: &Pair, ended: &AtomicBool) -> Result<()> {
         let to = (pair.ends[0].address, 9);
-        let socket = self.within(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))?;
+        let socket = self
+            .end
+            .within(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))?;
         while !ended.load(Relaxed) {
             // Nobody is there to take them: the packet is what costs.
             let _ = socket.send_to(&[0; 64], to);
@@ -157,7 +135,7 @@ impl Third {
         let mut sockets = Vec::new();
         for host in 0..count {
             let address = self.another(host)?;
-            sockets.push(self.within(move || UdpSocket::bind((address, 0)))?);
+            sockets.push(self.end.within(move || UdpSocket::bind((address, 0)))?);
         }
         Ok(sockets)
     }

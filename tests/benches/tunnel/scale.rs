@@ -4,9 +4,9 @@ use std::path::Path;
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use weft_tests::bench::median;
 
 use super::contestant::Contestant;
-use super::figures::median;
 use super::load::tcp;
 use super::world::Pair;
 
@@ -42,7 +42,7 @@ pub(super) fn measure(rounds: usize, base: &Path, tools: &Path) -> Result<(bool,
     println!("|---|---|---|---|---|---|---|");
     let medians: Vec<[f64; 2]> = seen
         .iter()
-        .map(|seen| [0, 1].map(|at| median(seen[at].clone())))
+        .map(|seen| [0, 1].map(|at| median(&seen[at])))
         .collect();
     let (mut good, mut rows) = (true, Vec::new());
     for (at, (name, floor, goal)) in CASES.into_iter().enumerate() {

@@ -5,12 +5,13 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use weft_router::demo::net::{Netns, Node, Process};
-use weft_tests::lab::eventually;
+use weft_tests::engine::make_key;
+use weft_tests::lab::{eventually, printed};
 use weft_tests::usage;
 
-use super::contestant::{Contestant, PORT, configure, make_key};
+use super::contestant::{Contestant, PORT, configure};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -200,15 +201,20 @@ impl Pair {
         ] {
             run(on, &words)?;
         }
-        let third = Third {
+        let end = End {
             node,
+            address: inner,
+            pod: None,
+            engine,
+        };
+        let third = Third {
+            end,
             outer,
             outer_of_first,
-            _engine: engine,
         };
         let ping = format!("ping -q -c 1 -W 1 {}", first.address);
         eventually("the third reaches the first", PATIENCE, || {
-            run(&third.node, &ping)
+            third.end.run(&ping)
         })?;
         Ok(third)
     }
@@ -281,24 +287,19 @@ impl Pair {
 
 /// A peer of a pair's first end.
 pub(super) struct Third {
-    node: Node,
+    pub(super) end: End,
     outer: Ipv4Addr,
     /// Where it reaches the first end on the underlay.
     pub(super) outer_of_first: Ipv4Addr,
-    _engine: Option<Process>,
 }
 
 impl Third {
-    /// Makes something there, a socket.
-    pub(super) fn within<T: Send>(&self, make: impl FnOnce() -> io::Result<T> + Send) -> Result<T> {
-        Ok(self.node.netns().run(|| Ok(make()))??)
-    }
-
     /// Another address of it on the underlay.
     pub(super) fn another(&self, number: u8) -> Result<Ipv4Addr> {
         let [a, b, c, host] = self.outer.octets();
         let address = Ipv4Addr::new(a, b, c, host + 1 + number);
-        run(&self.node, &format!("ip addr add {address}/24 dev eth0"))?;
+        self.end
+            .run(&format!("ip addr add {address}/24 dev eth0"))?;
         Ok(address)
     }
 }
@@ -315,11 +316,8 @@ pub(super) fn run(node: &Node, words: &str) -> Result<String> {
 }
 
 fn run_in(node: &Node, netns: &Netns, words: &str) -> Result<String> {
-    let mut words = words.split(' ');
-    let mut command = node.command_in(netns, words.next().context("no program")?);
-    let output = command.args(words).output()?;
-    if !output.status.success() {
-        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    let words: Vec<&str> = words.split(' ').collect();
+    let (program, arguments) = words.split_first().context("no program")?;
+    let mut command = node.command_in(netns, program);
+    printed(command.args(arguments), &words)
 }

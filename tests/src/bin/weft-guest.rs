@@ -18,7 +18,7 @@ use weft_mesh::diff::diff;
 use weft_mesh::tunnel::kernel::KernelTunnel;
 use weft_mesh::tunnel::{AnyTunnel, Backend, Tunnel, TunnelError, conformance};
 use weft_mesh::{PrivateKey, PublicKey};
-use weft_tests::guest::{REKEYED, SAYS, echoes};
+use weft_tests::guest::{REKEYED, SAYS, answer, echoes};
 
 const LINK: &str = "weft0";
 
@@ -193,14 +193,6 @@ fn peer(ranges: &[&str]) -> Result<PeerConfig> {
         allowed_ips,
         ..PeerConfig::default()
     })
-}
-
-fn answer(socket: &UdpSocket) {
-    let mut buffer = [0; 2048];
-    while let Ok((len, source)) = socket.recv_from(&mut buffer) {
-        // What is lost is asked for again.
-        let _ = socket.send_to(&buffer[..len], source);
-    }
 }
 
 /// Until the test says "go".

@@ -131,8 +131,11 @@ pub(super) fn nft(mut command: Command, rules: &str) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command; what it printed.
-pub(super) fn printed(command: &mut Command, words: &[&str]) -> Result<String> {
+/// Runs a command, whose words are for the error; what it printed.
+///
+/// # Errors
+/// When it fails, with what it printed.
+pub fn printed(command: &mut Command, words: &[&str]) -> Result<String> {
     let output = command
         .stdin(Stdio::null())
         .output()

@@ -19,7 +19,7 @@ use weft_router::demo::Machine;
 use weft_router::demo::net::{Netns, Node, Segment};
 
 pub use capture::all_sealed;
-pub use faults::have;
+pub use faults::{have, printed};
 pub use nat::{Nat, NatBox};
 pub use node::LabNode;
 pub use pod::Pod;

@@ -15,8 +15,8 @@ use std::time::Duration;
 use arguments::{Arguments, Mode};
 
 /// How long a test may take before it is killed, and one that waits for a timer of minutes.
-pub const LIMIT: Duration = Duration::from_secs(120);
-pub const LONG_LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(120);
+const LONG_LIMIT: Duration = Duration::from_secs(300);
 /// The first argument of a test's own process; the second is its name.
 const ONE: &str = "--weft-one-test";
 
@@ -54,6 +54,37 @@ pub struct Test {
     pub limit: Duration,
 }
 
+impl Test {
+    /// One that may run beside others.
+    #[must_use]
+    pub const fn new(name: &'static str, run: fn() -> Outcome) -> Self {
+        Self {
+            name,
+            run,
+            alone: false,
+            limit: LIMIT,
+        }
+    }
+
+    /// No other may run meanwhile.
+    #[must_use]
+    pub const fn alone(self) -> Self {
+        Self {
+            alone: true,
+            ..self
+        }
+    }
+
+    /// It waits for minutes, and does next to nothing meanwhile.
+    #[must_use]
+    pub const fn long(self) -> Self {
+        Self {
+            limit: LONG_LIMIT,
+            ..self
+        }
+    }
+}
+
 /// Makes the `main` of a file of tests: `lab_tests!(one_function, another; long: third)`, where those
 /// that are long wait for minutes, and do next to nothing meanwhile.
 #[macro_export]
@@ -62,18 +93,8 @@ macro_rules! lab_tests {
         fn main() -> ::std::process::ExitCode {
             $crate::runner::main(&[
                 // First, so that the others run beside them.
-                $($($crate::runner::Test {
-                    name: stringify!($long),
-                    run: $long,
-                    alone: false,
-                    limit: $crate::runner::LONG_LIMIT,
-                },)*)?
-                $($crate::runner::Test {
-                    name: stringify!($test),
-                    run: $test,
-                    alone: false,
-                    limit: $crate::runner::LIMIT,
-                },)*
+                $($($crate::runner::Test::new(stringify!($long), $long).long(),)*)?
+                $($crate::runner::Test::new(stringify!($test), $test),)*
             ])
         }
     };
@@ -87,18 +108,8 @@ macro_rules! cluster_tests {
     ($($test:ident),* $(,)?; alone: $($alone:ident),* $(,)?) => {
         fn main() -> ::std::process::ExitCode {
             let tests = [
-                $($crate::runner::Test {
-                    name: stringify!($test),
-                    run: $test,
-                    alone: false,
-                    limit: $crate::runner::LIMIT,
-                },)*
-                $($crate::runner::Test {
-                    name: stringify!($alone),
-                    run: $alone,
-                    alone: true,
-                    limit: $crate::runner::LIMIT,
-                },)*
+                $($crate::runner::Test::new(stringify!($test), $test),)*
+                $($crate::runner::Test::new(stringify!($alone), $alone).alone(),)*
             ];
             $crate::runner::main_in(&tests, $crate::cluster::for_tests)
         }

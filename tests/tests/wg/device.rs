@@ -1,58 +1,33 @@
 //! Engines on nodes of the lab, and their devices as `wg` and `ip` see them.
 
 use std::fs;
-use std::os::unix::fs::symlink;
 
 use anyhow::{Result, bail};
 use weft_router::demo::net::Process;
+use weft_tests::engine::{Engine, make_key};
 use weft_tests::lab::{Lab, LabNode, eventually, have};
 use weft_tests::tools::tool;
 
-use super::{SOON, printed};
+use super::SOON;
 
-/// Whose engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Engine {
-    Weft,
-    WireguardGo,
-    Boringtun,
-}
-
-impl Engine {
-    /// Starts it with the link `wg0`, in the foreground, and waits until it can be configured. Skips
-    /// the test where it was not built.
-    pub(super) fn start(self, node: &LabNode) -> Result<Process> {
-        let program = match self {
-            Self::Weft => {
-                let weft = node.machine().node().dir().join("weft");
-                if !weft.exists() {
-                    symlink(std::env::current_exe()?, &weft)?;
-                }
-                weft
-            }
-            Self::WireguardGo => tool("wireguard")?,
-            Self::Boringtun => tool("boringtun-cli")?,
-        };
-        let arguments: &[&str] = match self {
-            Self::Weft => &["tunnel", "-f", "wg0"],
-            Self::WireguardGo => &["-f", "wg0"],
-            Self::Boringtun => &["-f", "wg0", "--disable-drop-privileges"],
-        };
-        let log = fs::File::create(node.machine().node().dir().join("engine.log"))?;
-        let mut command = node.machine().node().command(&program);
-        command.args(arguments);
-        if self != Self::Weft {
-            command.stdout(log.try_clone()?).stderr(log);
-        }
-        let mut process = Process::new(command.spawn()?);
-        eventually("the device is there", SOON, || {
-            if let Some(status) = process.ended()? {
-                bail!("{self:?} ended: {status}");
-            }
-            node.run(&["wg", "show", "wg0"]).map(drop)
-        })?;
-        Ok(process)
+/// Starts an engine with the link `wg0`, in the foreground, and waits until it can be configured.
+/// Skips the test where it was not built.
+pub(super) fn start(engine: Engine, node: &LabNode) -> Result<Process> {
+    engine.program().map(tool).transpose()?;
+    let node_of = node.machine().node();
+    let mut command = engine.command(node_of)?;
+    if engine != Engine::Weft {
+        let log = fs::File::create(node_of.dir().join("engine.log"))?;
+        command.stdout(log.try_clone()?).stderr(log);
     }
+    let mut process = Process::new(command.spawn()?);
+    eventually("the device is there", SOON, || {
+        if let Some(status) = process.ended()? {
+            bail!("{engine:?} ended: {status}");
+        }
+        node.run(&["wg", "show", "wg0"]).map(drop)
+    })?;
+    Ok(process)
 }
 
 /// The WireGuard device of an engine on a node, with a key of its own.
@@ -71,18 +46,11 @@ impl Device {
     pub(super) fn new(lab: &Lab, name: &str, engine: Engine) -> Result<Self> {
         have("wg")?;
         let node = lab.node(name)?;
-        let process = engine.start(&node)?;
-        let private = node.run(&["wg", "genkey"])?;
-        let file = node.machine().node().dir().join("key");
-        fs::write(&file, &private)?;
-        let key = file.display().to_string();
-        node.run(&["wg", "set", "wg0", "private-key", &key])?;
-        // Not every engine tells its public key.
-        let mut derive = node.machine().node().command("wg");
-        let public = printed(derive.arg("pubkey").stdin(fs::File::open(&file)?))?;
+        let process = start(engine, &node)?;
+        let public = make_key(node.machine().node())?;
         Ok(Self {
             node,
-            public: public.trim().to_owned(),
+            public,
             _process: process,
         })
     }
@@ -114,7 +82,7 @@ impl Device {
     }
 
     /// The device gets an address, and the other as its peer.
-    pub(super) fn meet(&self, own: &str, other: &Self, prefix: &str) -> Result<()> {
+    fn meet(&self, own: &str, other: &Self, prefix: &str) -> Result<()> {
         self.set_peer(other, prefix, "")?;
         self.ip(&format!("addr add {own} dev wg0"))?;
         self.ip("link set wg0 mtu 1420 up")
@@ -136,7 +104,12 @@ impl Device {
 /// Two of ours, each the other's peer.
 pub(super) fn pair(lab: &Lab) -> Result<(Device, Device)> {
     let (a, b) = (Device::weft(lab, "a")?, Device::weft(lab, "b")?);
-    a.meet("10.9.0.1/24", &b, "10.9.0.2/32")?;
-    b.meet("10.9.0.2/24", &a, "10.9.0.1/32")?;
+    meet(&a, &b)?;
     Ok((a, b))
+}
+
+/// Each becomes the other's peer: 10.9.0.1 and 10.9.0.2.
+pub(super) fn meet(a: &Device, b: &Device) -> Result<()> {
+    a.meet("10.9.0.1/24", b, "10.9.0.2/32")?;
+    b.meet("10.9.0.2/24", a, "10.9.0.1/32")
 }

@@ -8,25 +8,32 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use boringtun::noise::{Tunn, TunnResult};
-use boringtun::x25519::{PublicKey, StaticSecret};
+use weft_tests::engine::{Engine, initiations};
 use weft_tests::lab::{Lab, ensure, eventually};
 
 use super::SOON;
-use super::device::{Device, Engine};
+use super::device::{Device, meet};
 
 const OTHERS: [Engine; 2] = [Engine::WireguardGo, Engine::Boringtun];
 /// The type of a cookie reply, and its length.
 const COOKIE_REPLY: (u8, usize) = (3, 64);
 
-/// One of ours, `10.9.0.1`, and another's, `10.9.0.2`.
-fn pair(lab: &Lab, other: Engine) -> Result<(Device, Device)> {
-    // Ours may not be the first of its name in a lab that others were in before.
-    let ours = Device::weft(lab, &format!("w-{other:?}").to_lowercase())?;
-    let other = Device::new(lab, &format!("o-{other:?}").to_lowercase(), other)?;
-    ours.meet("10.9.0.1/24", &other, "10.9.0.2/32")?;
-    other.meet("10.9.0.2/24", &ours, "10.9.0.1/32")?;
+/// One of ours, `10.9.0.1`, and another's, `10.9.0.2`; `tag` tells it from others of one lab.
+fn pair(lab: &Lab, other: Engine, tag: &str) -> Result<(Device, Device)> {
+    let name = |end: &str| format!("{end}{tag}{other:?}").to_lowercase();
+    let ours = Device::weft(lab, &name("w"))?;
+    let other = Device::new(lab, &name("o"), other)?;
+    meet(&ours, &other)?;
     Ok((ours, other))
+}
+
+/// The two of a pair, each with where it finds the other: who begins, and who is spoken to.
+fn ends(pair: &(Device, Device), ours_is_first: bool) -> [(&Device, &str); 2] {
+    let (ours, other) = ((&pair.0, "10.9.0.2"), (&pair.1, "10.9.0.1"));
+    match ours_is_first {
+        true => [ours, other],
+        false => [other, ours],
+    }
 }
 
 fn handshake(device: &Device) -> Result<u64> {
@@ -39,18 +46,11 @@ pub(super) fn other_engines_exchange_packets_by_either_ends_handshake() -> Resul
     let lab = Lab::new()?;
     for other in OTHERS {
         for ours_is_first in [true, false] {
-            let name = |end: &str| format!("{end}{ours_is_first}{other:?}").to_lowercase();
-            let ours = Device::weft(&lab, &name("w"))?;
-            let other = Device::new(&lab, &name("o"), other)?;
-            ours.meet("10.9.0.1/24", &other, "10.9.0.2/32")?;
-            other.meet("10.9.0.2/24", &ours, "10.9.0.1/32")?;
-            let (first, second) = match ours_is_first {
-                true => ((&ours, "10.9.0.2"), (&other, "10.9.0.1")),
-                false => ((&other, "10.9.0.1"), (&ours, "10.9.0.2")),
-            };
+            let pair = pair(&lab, other, &ours_is_first.to_string())?;
+            let [first, second] = ends(&pair, ours_is_first);
             eventually("the first one's packet", SOON, || first.0.ping(first.1))?;
             second.0.ping(second.1).context("the second one's")?;
-            ensure(handshake(&ours)? > 0, "no handshake is told")?;
+            ensure(handshake(&pair.0)? > 0, "no handshake is told")?;
             // As large as goes, and one byte more, in fragments.
             for size in ["1392", "1393", "8000"] {
                 for (device, to) in [first, second] {
@@ -69,7 +69,7 @@ pub(super) fn other_engines_exchange_packets_by_either_ends_handshake() -> Resul
 pub(super) fn packets_go_by_a_pre_shared_key_with_other_engines() -> Result<()> {
     let lab = Lab::new()?;
     for other in OTHERS {
-        let (ours, other) = pair(&lab, other)?;
+        let (ours, other) = pair(&lab, other, "-")?;
         let secret = ours.wg("genpsk")?;
         let words = |device: &Device| -> Result<String> {
             let file = device.node.machine().node().dir().join("psk");
@@ -88,7 +88,7 @@ pub(super) fn packets_go_by_a_pre_shared_key_with_other_engines() -> Result<()> 
 pub(super) fn other_engines_are_followed_and_follow() -> Result<()> {
     let lab = Lab::new()?;
     for (number, other_is) in (0..).zip(OTHERS) {
-        let (ours, other) = pair(&lab, other_is)?;
+        let (ours, other) = pair(&lab, other_is, "-")?;
         eventually("the first packet", SOON, || ours.ping("10.9.0.2"))?;
         // boringtun-cli does not outlive a change of its own address: its sockets are bound to that.
         let movers = match other_is {
@@ -119,7 +119,7 @@ pub(super) fn other_engines_are_followed_and_follow() -> Result<()> {
 pub(super) fn a_keepalive_is_sent_to_other_engines_and_taken_from_them() -> Result<()> {
     let lab = Lab::new()?;
     for other_is in OTHERS {
-        let (ours, other) = pair(&lab, other_is)?;
+        let (ours, other) = pair(&lab, other_is, "-")?;
         let ends = [
             (&ours, &other, "10.9.0.2/32", "10.9.0.1/32"),
             (&other, &ours, "10.9.0.1/32", "10.9.0.2/32"),
@@ -168,26 +168,7 @@ struct Told {
 
 impl Flood {
     fn start(socket: UdpSocket, to: SocketAddr, key: &str) -> Result<Self> {
-        let key = data_encoding::BASE64.decode(key.as_bytes())?;
-        let key: [u8; 32] = key.try_into().ok().context("no key")?;
-        let mut initiations = Vec::new();
-        for number in 0..200_u32 {
-            let mut secret = [9_u8; 32];
-            secret[..4].copy_from_slice(&number.to_be_bytes());
-            let mut engine = Tunn::new(
-                StaticSecret::from(secret),
-                PublicKey::from(key),
-                None,
-                None,
-                number,
-                None,
-            );
-            let mut buffer = [0_u8; 256];
-            match engine.format_handshake_initiation(&mut buffer, true) {
-                TunnResult::WriteToNetwork(initiation) => initiations.push(initiation.to_vec()),
-                _ => anyhow::bail!("no initiation"),
-            }
-        }
+        let initiations = initiations(key, 200)?;
         socket.set_nonblocking(true)?;
         let told = Arc::new(Told::default());
         let seen = Arc::clone(&told);
@@ -240,24 +221,24 @@ fn comes_in(lab: &Lab, name: &str, comes: (&Device, &str), under_load: &Device) 
     })
 }
 
-pub(super) fn under_load_other_engines_come_in_by_cookie() -> Result<()> {
+/// The first of each pair comes in, and the second is under load.
+fn come_in(ours_is_first: bool) -> Result<()> {
     let lab = Lab::new()?;
     for other in OTHERS {
-        let (ours, theirs) = pair(&lab, other)?;
+        let pair = pair(&lab, other, "-")?;
+        let [comes, under_load] = ends(&pair, ours_is_first);
         let name = format!("x-{other:?}").to_lowercase();
-        comes_in(&lab, &name, (&theirs, "10.9.0.1"), &ours)?;
+        comes_in(&lab, &name, comes, under_load.0)?;
     }
     Ok(())
 }
 
+pub(super) fn under_load_other_engines_come_in_by_cookie() -> Result<()> {
+    come_in(false)
+}
+
 pub(super) fn another_engine_that_asks_for_cookies_is_given_them() -> Result<()> {
-    let lab = Lab::new()?;
-    for other in OTHERS {
-        let (ours, theirs) = pair(&lab, other)?;
-        let name = format!("x-{other:?}").to_lowercase();
-        comes_in(&lab, &name, (&ours, "10.9.0.2"), &theirs)?;
-    }
-    Ok(())
+    come_in(true)
 }
 
 /// The paper's REKEY_AFTER_TIME is 120 s; at 20 packets a second, a little longer than that.
@@ -268,22 +249,16 @@ pub(super) fn keys_are_changed_by_time_with_other_engines_and_no_packet_is_lost(
     let mut pairs = Vec::new();
     for other in OTHERS {
         for ours_is_first in [true, false] {
-            let name = |end: &str| format!("{end}{ours_is_first}{other:?}").to_lowercase();
-            let ours = Device::weft(&lab, &name("w"))?;
-            let other = Device::new(&lab, &name("o"), other)?;
-            ours.meet("10.9.0.1/24", &other, "10.9.0.2/32")?;
-            other.meet("10.9.0.2/24", &ours, "10.9.0.1/32")?;
-            pairs.push((ours, other, ours_is_first));
+            let pair = pair(&lab, other, &ours_is_first.to_string())?;
+            pairs.push((pair, ours_is_first));
         }
     }
     let mut pings = Vec::new();
-    for (ours, other, ours_is_first) in &pairs {
+    for (pair, ours_is_first) in &pairs {
         // Who begins is who changes the keys.
-        let (first, to) = match ours_is_first {
-            true => (ours, "10.9.0.2"),
-            false => (other, "10.9.0.1"),
-        };
+        let [(first, to), _] = ends(pair, *ours_is_first);
         eventually("the first packet", SOON, || first.ping(to))?;
+        let ours = &pair.0;
         let before = handshake(ours)?;
         let mut ping = first.node.machine().node().command("ping");
         let ping = ping

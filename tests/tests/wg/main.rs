@@ -6,14 +6,14 @@ mod interop;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use weft_tests::lab::{Lab, LabNode, ensure, eventually, have};
+use weft_tests::engine::Engine;
+use weft_tests::lab::{Lab, LabNode, ensure, eventually, have, printed};
 use weft_tests::lab_tests;
 
-use device::{Device, Engine, pair};
+use device::{Device, pair, start};
 use interop::{
     a_keepalive_is_sent_to_other_engines_and_taken_from_them,
     another_engine_that_asks_for_cookies_is_given_them,
@@ -188,7 +188,7 @@ fn a_tunnel_ends_with_its_link_and_its_socket_with_it() -> Result<()> {
         ensure(node.run(&["ls", SOCKET]).is_err(), "it is there")
     })?;
     // What a killed one leaves is no hindrance.
-    let mut killed = Engine::Weft.start(&node)?;
+    let mut killed = start(Engine::Weft, &node)?;
     killed.kill()?;
     let gone = || {
         ensure(
@@ -198,7 +198,7 @@ fn a_tunnel_ends_with_its_link_and_its_socket_with_it() -> Result<()> {
     };
     eventually("the link is gone", SOON, gone)?;
     ensure(node.run(&["ls", SOCKET]).is_ok(), "nothing was left")?;
-    let mut stopped = Engine::Weft.start(&node)?;
+    let mut stopped = start(Engine::Weft, &node)?;
     stopped.stop(SOON)?;
     gone()?;
     ensure(node.run(&["ls", SOCKET]).is_err(), "the socket is left")
@@ -233,7 +233,7 @@ fn wg_quick_brings_a_tunnel_up_and_down() -> Result<()> {
             .arg(&conf)
             .env("WG_QUICK_USERSPACE_IMPLEMENTATION", "weft-tunnel")
             .env("PATH", format!("{}:/usr/sbin:/sbin:{path}", dir.display()));
-        printed(&mut command).map(drop)
+        printed(&mut command, &["wg-quick", verb]).map(drop)
     };
     quick("up")?;
     let _link = Link(&node);
@@ -289,11 +289,4 @@ impl Drop for Link<'_> {
         // The test may have deleted it.
         let _ = self.0.run(&["ip", "link", "delete", "wg0"]);
     }
-}
-
-fn printed(command: &mut Command) -> Result<String> {
-    let output = command.output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure(output.status.success(), &said)?;
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
